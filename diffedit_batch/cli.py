@@ -1,0 +1,210 @@
+"""`diffedit-batch`: parses, calls, prints; no logic of its own.
+
+Exit codes: 0 finished or nothing to do, 1 unexpected error, 2 bad usage, config, manifest or model,
+3 more failures than allowed, 4 workers could not be had or kept (resumable), 5 storage, 75
+interrupted on request (resumable).
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffedit_batch import __version__
+from diffedit_batch.config import JobConfig, load_config
+from diffedit_batch.errors import DiffEditError
+
+if TYPE_CHECKING:
+    from diffedit_batch.runtime.driver import RunState
+
+EXIT_INTERRUPTED = 75
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except DiffEditError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="diffedit-batch",
+        description="Edit image datasets with DiffEdit: Parquet in, PNGs and Parquet out.",
+        epilog="Exit codes: 0 finished, 1 unexpected, 2 bad input, 3 too many failed rows,"
+        " 4 no workers, 5 storage, 75 interrupted. After 4, 5 and 75 the same command continues.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int], what: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=what, description=what)
+        sub.set_defaults(command=command)
+        return sub
+
+    run = add("run", _run, "Run a job; run again, it continues with what is missing or changed.")
+    plan = add("plan", _plan, "Check a job and count its work, without starting a model.")
+    for sub in (run, plan):
+        sub.add_argument("config", help="YAML file, e.g. configs/sd21.yaml")
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            dest="settings",
+            help="override a key, e.g. --set edit.guidance_scale=5 (repeatable)",
+        )
+        sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
+        sub.add_argument(
+            "--retry-failed", action="store_true", help="also redo rows that failed before"
+        )
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    status = add("status", _status, "Show what an output folder holds.")
+    status.add_argument("output", help="output folder of a job")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    demo = add("demo", _demo, "Render scenes, edit them with the embedded model, draw a picture.")
+    demo.add_argument("folder", nargs="?", default="out/demo", type=Path, help="(out/demo)")
+    demo.add_argument("--config", default="configs/demo.yaml", help="(configs/demo.yaml)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config, arguments.settings)
+    _execute(config, arguments.limit, arguments.retry_failed)
+    return 0
+
+
+def _execute(config: JobConfig, limit: int | None = None, retry_failed: bool = False) -> None:
+    from diffedit_batch.runtime.driver import run_job
+
+    progress = _Progress()
+    try:
+        state = run_job(config, limit=limit, retry_failed=retry_failed, on_progress=progress.show)
+    finally:
+        progress.close()
+    if not state.counts:
+        print(f"nothing to do: all {state.num_rows} rows are done in {config.output.uri}")
+        return
+    counts, counters = state.counts, state.counters
+    print(
+        f"{state.num_rows} rows: {counts['edited']} edited, {counts['unchanged']} unchanged,"
+        f" {counts['failed']} failed, {state.num_skipped} done before"
+    )
+    for kind, number in state.failures.most_common():
+        print(f"  failed at {kind}: {number}")
+    if state.num_truncated_rows:
+        print(f"  {state.num_truncated_rows} rows have a prompt cut at the text encoder's limit")
+    print(
+        f"{state.seconds['total']:.1f} s; {counters.unet_evals} network evaluations in"
+        f" {counters.unet_calls} calls, {counters.inversions} inversions,"
+        f" {counters.vae_encodes} images encoded"
+    )
+    print(f"results: {config.output.uri}/results  record: runs/{state.run_id}.json")
+
+
+class _Progress:
+    """A line that is rewritten on a terminal, and a line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._started = self._shown = time.monotonic()
+
+    def show(self, state: "RunState") -> None:
+        now = time.monotonic()
+        if not self._is_terminal and now - self._shown < 10:
+            return
+        self._shown = now
+        num_here = state.counts.total()
+        elapsed = now - self._started
+        left = state.num_rows - state.num_done
+        eta = f", {left * elapsed / num_here:.0f} s left" if num_here else ""
+        workers = f"{len(state.workers)} workers" if state.workers else "workers starting"
+        line = (
+            f"{state.num_done}/{state.num_rows} rows, {num_here / elapsed:.2f} rows/s,"
+            f" {state.counts['failed']} failed, {workers}{eta}"
+        )
+        end = "" if self._is_terminal else "\n"
+        print(
+            f"\r\033[K{line}" if self._is_terminal else line, end=end, file=sys.stderr, flush=True
+        )
+
+    def close(self) -> None:
+        if self._is_terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from diffedit_batch.runtime.plan import as_json, plan_job
+
+    config = load_config(arguments.config, arguments.settings)
+    plan = plan_job(config, limit=arguments.limit, retry_failed=arguments.retry_failed)
+    if arguments.json:
+        print(as_json(plan))
+        return 0
+    print(
+        f"{plan.num_rows} rows: {plan.num_to_edit} to edit ({plan.num_images} images),"
+        f" {plan.num_done} done, {plan.num_refused} would fail at once"
+    )
+    for kind, number in plan.refusals.most_common():
+        print(f"  {kind}: {number}, e.g. {plan.examples[kind]}")
+    print(f"{plan.unet_evals} network evaluations")
+    hours = plan.worker_hours()
+    if hours is None:
+        print("time: unknown until a first run, e.g. with --limit 32")
+    else:
+        print(f"time: about {hours:.2f} worker-hours at the speed of the last run")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from diffedit_batch.runtime.status import read_status
+
+    status = read_status(arguments.output)
+    if arguments.json:
+        print(json.dumps(status, indent=2))
+        return 0
+    counts = ", ".join(f"{number} {name}" for name, number in status["counts"].items())
+    print(f"{status['state']}: {counts}")
+    if status["last_run"]:
+        print(f"last run: {status['last_run']['run_id']}, {status['last_run']['outcome']}")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from diffedit_batch.demo.manifest import write_demo_manifest
+    from diffedit_batch.report.contact_sheet import write_contact_sheet
+
+    folder: Path = arguments.folder
+    manifest = write_demo_manifest(folder)
+    config = load_config(
+        arguments.config, [f"input.manifest={manifest}", f"output.uri={folder / 'output'}"]
+    )
+    _execute(config)
+    sheet = write_contact_sheet(config.output.uri, folder, folder / "contact-sheet.png")
+    print(f"picture: {sheet}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""The configuration of a job: typed, frozen, unknown keys refused, every problem reported at once.
+
+A file is complete in itself (no inheritance, no interpolation); `--set section.key=value` wins over
+the file. Where `edit.*` leaves a key at null, the preset decides; `EditConfig.resolved()` shows
+with what.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diffedit_batch.errors import ConfigError
+
+ALGORITHM_VERSION = 1
+"""Part of every fingerprint: raise it when the same inputs give other pixels, and all rows are
+redone."""
+
+Preset = Literal["paper", "diffusers"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+M = TypeVar("M", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """Base of all sections."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelConfig(Section):
+    """Which model, and how it is held in memory."""
+
+    id: str = Field(description="hub id, local folder, or `demo` for the embedded model")
+    revision: str | None = Field(None, description="commit, tag or branch of a hub id")
+    variant: str | None = Field(None, description="weight variant of a hub id, e.g. `fp16`")
+    dtype: Dtype | None = Field(None, description="null: float16 on a GPU, float32 on a CPU")
+    vae_dtype: Dtype = Field("float32", description="half precision overflows in some VAEs")
+    resolution: int | None = Field(None, ge=64, description="null: the size it was trained at, px")
+    enable_model_cpu_offload: bool = False
+    enable_vae_slicing: bool = False
+    enable_vae_tiling: bool = False
+    enable_attention_slicing: bool = False
+    local_files_only: bool = Field(False, description="offline: never ask the hub")
+
+
+class EditConfig(Section):
+    """One edit. Any of these may be a manifest column and then wins for its row."""
+
+    preset: Preset = "paper"
+    num_inference_steps: int = Field(50, ge=1, le=1000)
+    inpaint_strength: float = Field(0.8, gt=0, le=1)
+    guidance_scale: float = Field(7.5, ge=1, le=100)
+    num_maps_per_mask: int = Field(10, ge=1, le=256)
+    mask_encode_strength: float = Field(0.5, gt=0, le=1)
+    mask_rule: Literal["minmax", "mean_ratio", "otsu"] | None = None
+    mask_threshold: float = Field(0.5, gt=0, lt=1)
+    mask_thresholding_ratio: float = Field(3.0, gt=0, le=100)
+    invert_with: Literal["empty", "caption"] | None = None
+    inversion_guidance_scale: float | None = Field(None, ge=1, le=100)
+    inversion_timestep: Literal["current", "next"] | None = None
+    negative_from: Literal["empty", "source_prompt"] | None = None
+    paste_background: bool | None = None
+    feather: int = Field(8, ge=0, le=64, description="px of the paste's soft edge")
+
+    @model_validator(mode="after")
+    def _at_least_one_step(self) -> Self:
+        for name in ("inpaint_strength", "mask_encode_strength"):
+            if int(self.num_inference_steps * getattr(self, name)) < 1:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} of {self.num_inference_steps} steps"
+                    " is less than one step"
+                )
+        return self
+
+    def resolved(self) -> "EditConfig":
+        """A copy in which the preset has filled every key left at null."""
+        by_preset: dict[str, dict[str, object]] = {
+            "paper": {
+                "mask_rule": "minmax",
+                "invert_with": "caption",
+                "inversion_guidance_scale": 1.0,
+                "inversion_timestep": "next",
+                "negative_from": "empty",
+                "paste_background": True,
+            },
+            "diffusers": {
+                "mask_rule": "mean_ratio",
+                "invert_with": "caption",
+                "inversion_guidance_scale": self.guidance_scale,
+                "inversion_timestep": "next",
+                "negative_from": "source_prompt",
+                "paste_background": False,
+            },
+        }
+        filled = {k: v for k, v in by_preset[self.preset].items() if getattr(self, k) is None}
+        return self.model_copy(update=filled)
+
+    def override(self, values: Mapping[str, object]) -> "EditConfig":
+        """A copy with some parameters replaced, checked like a file.
+
+        Raises:
+            ConfigError: a value is of the wrong type or out of range.
+        """
+        if not values:
+            return self
+        return _validated(EditConfig, {**self.model_dump(), **values}, "invalid edit parameters")
+
+
+class InputConfig(Section):
+    """Where rows and images come from."""
+
+    manifest: str = Field(description="Parquet file, folder or glob; local or s3://, gs://, ...")
+    image_root: str | None = Field(None, description="null: the manifest's folder")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="our name: the manifest's name"
+    )
+    max_pixels: int = Field(64_000_000, ge=1, description="larger images fail, before decoding")
+    max_bytes: int = Field(64_000_000, ge=1, description="larger files fail, before opening")
+    size_multiple: int | None = Field(
+        None, ge=8, description="px; working sizes are multiples of it; null: what the UNet halves"
+    )
+
+
+class OutputConfig(Section):
+    """Where results go, and how many rows may fail."""
+
+    uri: str = Field(description="folder, local or s3://, gs://, ...")
+    max_failed_fraction: float = Field(0.1, ge=0, le=1)
+
+
+class EngineConfig(Section):
+    """How one worker keeps its device busy."""
+
+    batch_size: int = Field(16, ge=1, le=512, description="network evaluations in one call")
+    loader_threads: int = Field(2, ge=1, le=64)
+    writer_threads: int = Field(2, ge=1, le=64)
+
+
+class ClusterConfig(Section):
+    """What is asked of Ray."""
+
+    address: str | None = Field(
+        None, description="null: RAY_ADDRESS if set, else Ray on this machine"
+    )
+    workers: int | None = Field(None, ge=1, description="null: one per GPU, or one without GPUs")
+    gpus_per_worker: float = Field(1.0, ge=0, le=16)
+    # A reservation only: whole CPUs would leave a small machine waiting for a slot for ever.
+    cpus_per_worker: float = Field(0.1, ge=0)
+    threads_per_worker: int | None = Field(
+        None, ge=1, description="null: torch's own choice on a GPU, cores / workers on a CPU"
+    )
+    start_timeout_s: float = Field(600.0, gt=0, description="patience with workers that start")
+
+
+class JobConfig(Section):
+    """A whole job."""
+
+    model: ModelConfig
+    edit: EditConfig = EditConfig()
+    input: InputConfig
+    output: OutputConfig
+    engine: EngineConfig = EngineConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+def load_config(path: str | Path, settings: Iterable[str] = ()) -> JobConfig:
+    """The job a YAML file describes, with `section.key=value` settings applied over it.
+
+    Raises:
+        ConfigError: the file cannot be read, or any keys are wrong; names them all.
+    """
+    where = f"config {path}"
+    try:
+        tree = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(where, [f"cannot be read: {error.strerror}"]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(where, [f"is not YAML: {' '.join(str(error).split())}"]) from None
+    if not isinstance(tree, dict):
+        raise ConfigError(where, ["must be a mapping of sections: model, edit, input, output, ..."])
+    problems = []
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        *sections, leaf = key.strip().split(".")
+        node: Any = tree
+        for section in sections:
+            if isinstance(node, dict):
+                node = node.setdefault(section, {})
+        if not equals or not leaf or not isinstance(node, dict):
+            problems.append(f"--set {setting}: expected section.key=value")
+        else:
+            node[leaf] = value
+    if problems:
+        raise ConfigError(where, problems)
+    return _validated(JobConfig, tree, where)
+
+
+def fingerprint(parts: Sequence[object]) -> str:
+    """32 hex digits that change when any of the JSON-able `parts` does."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _validated(model: type[M], tree: Mapping[str, object], where: str) -> M:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problems = [_problem(model, entry) for entry in error.errors(include_url=False)]
+        raise ConfigError(where, problems) from None
+
+
+def _problem(model: type[BaseModel], entry: Any) -> str:
+    path = [str(part) for part in entry["loc"]]
+    dotted = ".".join(path)
+    if entry["type"] == "extra_forbidden":
+        for section in path[:-1]:
+            inner = model.model_fields[section].annotation
+            assert isinstance(inner, type), "sections are plain classes"
+            model = inner
+        close = difflib.get_close_matches(path[-1], model.model_fields, 1)
+        return f"{dotted}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+    if entry["type"] == "missing":
+        return f"{dotted}: is required"
+    message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"] == "value_error":
+        return f"{dotted}: {message}" if dotted else message
+    return f"{dotted}: {message} (got {entry['input']!r})"

@@ -1,0 +1,313 @@
+"""DiffEdit in three acts: find the mask, invert the image, edit inside the mask.
+
+Couairon, Verbeek, Schwenk, Cord: "DiffEdit: Diffusion-based semantic image editing with mask
+guidance" (ICLR 2023, arXiv 2210.11427). Each act is a generator that *yields* the network
+evaluations it needs and receives their outputs, so that one row reads like the paper while a
+batcher packs the wishes of many rows into full network calls.
+
+Legend: N mask draws, K evaluations, C channels, h x w latent grid, L text tokens, D text width.
+"""
+
+from collections.abc import Callable, Generator, Hashable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from diffedit_batch.core.guidance import PredictionType, estimates, guide
+from diffedit_batch.core.mask import MaskPair, MaskRule, binarise, difference_map, upsample
+from diffedit_batch.core.schedule import Schedule, add_noise, ddim_step
+
+T = TypeVar("T")
+
+
+class Text(NamedTuple):
+    """A prompt as the network reads it: `states` (L, D), and a `key` by which equal prompts are
+    recognised.
+    """
+
+    key: Hashable
+    states: Tensor
+
+
+class Evaluate(NamedTuple):
+    """Wish for K network outputs: `latents` (K, C, h, w) at one `timestep` (0-dim), one text for
+    each.
+    """
+
+    latents: Tensor
+    timestep: Tensor
+    texts: list[Text]
+
+
+class Once(NamedTuple):
+    """Wish for the result of an act that rows of one image share: whoever asks first has it run."""
+
+    name: str
+    key: Hashable
+    start: Callable[[], "Act[Any]"]
+
+
+Act = Generator[Evaluate | Once, Any, T]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The prompts of one row. A negative of None means: no classifier-free guidance there."""
+
+    source: Text
+    target: Text
+    inversion: Text
+    negative: Text
+    inversion_negative: Text
+    source_mask_negative: Text
+    target_mask_negative: Text
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The scalars of one edit, under their diffusers names; see the README for what each does.
+
+    Rows share draws only where their `seed` is equal. `is_reference` turns on what only the
+    reference implementation does (comments beside each use).
+    """
+
+    num_maps_per_mask: int = 10
+    mask_encode_strength: float = 0.5
+    mask_rule: MaskRule = "minmax"
+    mask_threshold: float = 0.5
+    mask_thresholding_ratio: float = 3.0
+    inpaint_strength: float = 0.8
+    guidance_scale: float = 7.5
+    inversion_guidance_scale: float = 1.0
+    inversion_timestep: Literal["current", "next"] = "next"
+    seed: int = 0
+    is_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What became of one row.
+
+    Attributes:
+        latents: the edited latent (C, h, w), or None where there was nothing to change.
+        mask: where the edit may act.
+        difference: the map behind the mask, on its grid, or None where the mask was given or not
+            needed.
+    """
+
+    latents: Tensor | None
+    mask: MaskPair
+    difference: Tensor | None
+
+
+def guided(
+    latents: Tensor, timestep: Tensor, text: Text, negative: Text, guidance_scale: float
+) -> Act[Tensor]:
+    """Network outputs (K, C, h, w) under guidance; the negative is asked for only where it
+    counts.
+    """
+    count = len(latents)
+    if guidance_scale == 1:
+        plain: Tensor = yield Evaluate(latents, timestep, [text] * count)
+        return plain
+    outputs: Tensor = yield Evaluate(
+        latents.repeat(2, 1, 1, 1), timestep, [text] * count + [negative] * count
+    )
+    with_text, with_negative = outputs.chunk(2)
+    return guide(with_text, with_negative, guidance_scale)
+
+
+def find_difference(
+    x_0: Tensor, noise: Tensor, texts: Texts, recipe: Recipe, schedule: Schedule
+) -> Act[Tensor]:
+    """Act 1: the difference map (h, w) of noise estimates under target and source text (paper, step
+    1).
+
+    With equal negatives on both sides [u + g (t - u)] - [u + g (s - u)] = g (t - s): the
+    unconditional term cancels and a common factor does not move a rescaled map, so two evaluations
+    a draw give the mask of any guidance.
+
+    Args:
+        x_0: clean latents, (1, C, h, w), or (N, C, h, w) where every draw has its own.
+        noise: the draws, (N, C, h, w).
+        texts: prompts of the row.
+        recipe: scalars of the row.
+        schedule: noise levels.
+    """
+    level = schedule.level_of(recipe.mask_encode_strength)
+    x_t = add_noise(x_0, noise, schedule.alpha_bar[level])
+    timestep = schedule.timesteps[level]
+    cancels = texts.source_mask_negative.key == texts.target_mask_negative.key
+    scale = 1.0 if cancels else recipe.guidance_scale
+
+    def estimate(text: Text, negative: Text) -> Act[Tensor]:
+        # The reference unpacks (positive, negative) the wrong way round, so its guidance runs from
+        # text to negative.
+        if recipe.is_reference and not cancels:
+            text, negative = negative, text
+        return guided(x_t, timestep, text, negative, scale)
+
+    source = yield Once(
+        "source_estimates",
+        (
+            texts.source.key,
+            None if cancels else texts.source_mask_negative.key,
+            scale,
+            recipe.seed,
+            recipe.num_maps_per_mask,
+            recipe.is_reference,
+            schedule.num_inference_steps,
+            level,
+        ),
+        lambda: estimate(texts.source, texts.source_mask_negative),
+    )
+    target = yield from estimate(texts.target, texts.target_mask_negative)
+    return difference_map(target, source)
+
+
+def invert(
+    x_0: Tensor, texts: Texts, recipe: Recipe, schedule: Schedule, prediction_type: PredictionType
+) -> Act[list[Tensor]]:
+    """Act 2: the latents (C, h, w) of every level from clean to `inpaint_strength` (paper, step 2).
+
+    Element i is the latent at level i; element 0 is `x_0` itself.
+    """
+    levels = [x_0]
+    for level in range(schedule.level_of(recipe.inpaint_strength)):
+        asked = level if recipe.inversion_timestep == "current" else level + 1
+        outputs = yield from guided(
+            levels[-1][None],
+            schedule.timesteps[asked],
+            texts.inversion,
+            texts.inversion_negative,
+            recipe.inversion_guidance_scale,
+        )
+        # The reference reads v at the level the latent is at, whatever timestep the network was
+        # told.
+        read_at = level if recipe.is_reference else asked
+        _, eps = estimates(outputs[0], levels[-1], schedule.alpha_bar[read_at], prediction_type)
+        estimate_of_x_0, eps = estimates(eps, levels[-1], schedule.alpha_bar[level], "epsilon")
+        levels.append(ddim_step(estimate_of_x_0, eps, schedule.alpha_bar[level + 1]))
+    return levels
+
+
+def edit_masked(
+    levels: list[Tensor],
+    mask: Tensor,
+    texts: Texts,
+    recipe: Recipe,
+    schedule: Schedule,
+    prediction_type: PredictionType,
+) -> Act[Tensor]:
+    """Act 3: denoise under the target text, keeping the inverted latents outside the mask (paper,
+    step 3).
+
+    Background and result are at the same level at every blend, so the last one puts back the clean
+    latent.
+
+    Args:
+        levels: result of `invert`.
+        mask: (h, w) bool.
+        texts: prompts of the row.
+        recipe: scalars of the row.
+        schedule: noise levels.
+        prediction_type: what the network predicts.
+
+    Returns:
+        The edited latent (C, h, w).
+    """
+    x_t = levels[-1]
+    for level in range(len(levels) - 1, 0, -1):
+        outputs = yield from guided(
+            x_t[None],
+            schedule.timesteps[level],
+            texts.target,
+            texts.negative,
+            recipe.guidance_scale,
+        )
+        x_0, eps = estimates(outputs[0], x_t, schedule.alpha_bar[level], prediction_type)
+        x_t = ddim_step(x_0, eps, schedule.alpha_bar[level - 1])
+        # The reference blends in the background of the level just left, one too noisy.
+        background = levels[level] if recipe.is_reference else levels[level - 1]
+        x_t = torch.where(mask, x_t, background)
+    return x_t
+
+
+def edit_row(
+    x_0: Tensor,
+    noise: Tensor,
+    texts: Texts,
+    recipe: Recipe,
+    schedule: Schedule,
+    *,
+    prediction_type: PredictionType,
+    vae_scale_factor: int,
+    flat_tolerance: float = 1e-4,
+    mask_latents: Tensor | None = None,
+    own_mask: Tensor | None = None,
+) -> Act[Edit]:
+    """One row of DiffEdit, from clean latent to edited latent.
+
+    Args:
+        x_0: clean latent, (C, h, w).
+        noise: mask draws, (N, C, h, w).
+        texts: prompts of the row.
+        recipe: scalars of the row.
+        schedule: noise levels.
+        prediction_type: what the network predicts.
+        vae_scale_factor: pixels per latent cell.
+        flat_tolerance: a map that nowhere exceeds it is flat: both texts mean the same to the
+            network.
+        mask_latents: clean latents of the mask draws, (N, C, h, w), where they differ from `x_0`.
+        own_mask: a given mask (H, W) bool instead of act 1.
+
+    Raises:
+        ValueError: a parameter that this schedule cannot serve.
+    """
+    nothing = torch.zeros(
+        [side * vae_scale_factor for side in x_0.shape[-2:]], dtype=torch.bool, device=x_0.device
+    )
+    difference = None
+    if own_mask is not None:
+        mask = MaskPair.from_pixels(own_mask, vae_scale_factor)
+    else:
+        if texts.source.key == texts.target.key:
+            return Edit(None, MaskPair.from_pixels(nothing, vae_scale_factor), None)
+        clean = x_0[None] if mask_latents is None else mask_latents
+        difference = yield from find_difference(clean, noise, texts, recipe, schedule)
+        if not difference.isfinite().all():
+            raise FloatingPointError("the noise estimates of the mask are not finite")
+        if difference.max() <= flat_tolerance:
+            return Edit(None, MaskPair.from_pixels(nothing, vae_scale_factor), difference)
+        # The paper thresholds on the latent grid; on the upsampled map outlines follow the object
+        # instead of cells.
+        if not recipe.is_reference:
+            difference = upsample(difference, vae_scale_factor)
+        binary = binarise(
+            difference,
+            recipe.mask_rule,
+            threshold=recipe.mask_threshold,
+            thresholding_ratio=recipe.mask_thresholding_ratio,
+        )
+        make = MaskPair.from_latents if recipe.is_reference else MaskPair.from_pixels
+        mask = make(binary, vae_scale_factor)
+    if not mask.latent.any():
+        return Edit(None, mask, difference)
+    levels = yield Once(
+        "inversion",
+        (
+            texts.inversion.key,
+            texts.inversion_negative.key if recipe.inversion_guidance_scale != 1 else None,
+            recipe.inversion_guidance_scale,
+            recipe.inversion_timestep,
+            # The reference inverts a random sample of the VAE posterior, everyone else the mean.
+            recipe.seed if recipe.is_reference else None,
+            schedule.num_inference_steps,
+            schedule.level_of(recipe.inpaint_strength),
+        ),
+        lambda: invert(x_0, texts, recipe, schedule, prediction_type),
+    )
+    latents = yield from edit_masked(levels, mask.latent, texts, recipe, schedule, prediction_type)
+    return Edit(latents, mask, difference)

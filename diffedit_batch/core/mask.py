@@ -1,0 +1,124 @@
+"""From noise differences to masks: per-image scale, threshold, pixel and latent grids, feathered
+paste.
+
+Legend: N mask draws, C channels, h x w latent grid, H x W pixels, H = h * factor.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MaskRule = Literal["minmax", "mean_ratio", "otsu"]
+
+CLIP_QUANTILE = 0.99
+"""Values above it count as extremes. The paper drops extremes without saying how many (section
+3.2)."""
+
+
+def difference_map(target: Tensor, source: Tensor) -> Tensor:
+    """Mean absolute difference of two noise estimates (N, C, h, w) over draws and channels, (h, w),
+    fp32.
+
+    Step 1 of the paper (arXiv 2210.11427, section 3.2).
+    """
+    return (target.float() - source.float()).abs().mean(dim=(0, 1))
+
+
+def upsample(difference: Tensor, factor: int) -> Tensor:
+    """A latent map (h, w) at pixel size (H, W), bilinear."""
+    return functional.interpolate(difference[None, None], scale_factor=factor, mode="bilinear")[
+        0, 0
+    ]
+
+
+def rescale(difference: Tensor, rule: MaskRule, thresholding_ratio: float) -> Tensor:
+    """The map on a scale of 0..1 taken from this image alone, on which a threshold is then applied.
+
+    Args:
+        difference: map of any size, not flat.
+        rule: `minmax` and `otsu` cut extremes at the 99 % quantile and stretch to 0..1;
+            `mean_ratio` clamps at `thresholding_ratio` times the mean without moving the minimum,
+            which is the reference's rule and can never select more than 2 / ratio of an image.
+        thresholding_ratio: used by `mean_ratio`.
+    """
+    if rule == "mean_ratio":
+        ceiling = difference.mean() * thresholding_ratio
+        return difference.clamp(max=ceiling) / ceiling
+    low, high = difference.min(), torch.quantile(difference.flatten(), CLIP_QUANTILE)
+    # A lone bright cell can lie wholly above the quantile, which would leave nothing to stretch.
+    high = torch.where(high > low, high, difference.max())
+    return ((difference - low) / (high - low)).clamp(0, 1)
+
+
+def otsu_threshold(scaled: Tensor, num_bins: int = 256) -> Tensor:
+    """The threshold that maximises the variance between the two classes of a map on 0..1 (Otsu,
+    1979).
+    """
+    histogram = torch.histc(scaled.float(), num_bins, 0.0, 1.0)
+    centres = (torch.arange(num_bins, device=scaled.device) + 0.5) / num_bins
+    weight_low = histogram.cumsum(0)
+    weight_high = weight_low[-1] - weight_low
+    sum_low = (histogram * centres).cumsum(0)
+    mean_low = sum_low / weight_low.clamp_min(1)
+    mean_high = (sum_low[-1] - sum_low) / weight_high.clamp_min(1)
+    between = weight_low * weight_high * (mean_low - mean_high) ** 2
+    # Between two well separated classes every cut is equally good: take the middle one.
+    best = (between >= between.max() * (1 - 1e-6)).nonzero().flatten().float().mean()
+    return (best + 1) / num_bins
+
+
+def binarise(
+    difference: Tensor, rule: MaskRule, *, threshold: float, thresholding_ratio: float
+) -> Tensor:
+    """Mask (bool, size of the map) by a named rule; see `rescale`. `otsu` finds its own
+    threshold.
+    """
+    scaled = rescale(difference, rule, thresholding_ratio)
+    return scaled > (otsu_threshold(scaled) if rule == "otsu" else threshold)
+
+
+@dataclass(frozen=True)
+class MaskPair:
+    """One mask on both grids: `pixel` (H, W) bool and `latent` (h, w) bool."""
+
+    pixel: Tensor
+    latent: Tensor
+
+    @classmethod
+    def from_pixels(cls, pixel: Tensor, factor: int) -> "MaskPair":
+        """Pixel mask first; a latent cell belongs to it as soon as one of its pixels does."""
+        latent = functional.max_pool2d(pixel[None, None].float(), factor)[0, 0] > 0
+        return cls(pixel, latent)
+
+    @classmethod
+    def from_latents(cls, latent: Tensor, factor: int) -> "MaskPair":
+        """Latent mask first, its cells drawn as squares of pixels, as the reference has it."""
+        return cls(latent.repeat_interleave(factor, 0).repeat_interleave(factor, 1), latent)
+
+
+def feather(mask: Tensor, width: int) -> Tensor:
+    """Blending weights (H, W) in 0..1: 1 inside the mask, falling to exactly 0 within `width`
+    pixels outside.
+    """
+    alpha = mask[None, None].float()
+    radius = width // 2
+    if radius > 0:
+        size = 2 * radius + 1
+        alpha = functional.max_pool2d(alpha, size, stride=1, padding=radius)
+        padded = functional.pad(alpha, (radius,) * 4, mode="replicate")
+        # A running sum can leave 1e-8 where every pixel was 0: those must stay untouched.
+        alpha = functional.avg_pool2d(padded, size, stride=1).clamp(0, 1)
+        alpha = torch.where(alpha < 1e-4, 0.0, alpha)
+    return alpha[0, 0]
+
+
+def paste(edited: Tensor, original: Tensor, alpha: Tensor) -> Tensor:
+    """Edited over original, both uint8 (H, W, 3), by weights (H, W); weight 0 keeps the original
+    byte for byte.
+    """
+    weight = alpha[..., None]
+    blended = (weight * edited + (1 - weight) * original).round().to(torch.uint8)
+    return torch.where(weight > 0, blended, original)

@@ -1,0 +1,143 @@
+"""Which columns a manifest must and may have, and of which types.
+
+Only plain types are read. Extension types are refused, nested ones too: with the wrong library
+imported, reading one can run code.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import pyarrow as pa
+from pyarrow import types
+
+from diffedit_batch.schema import EDIT_PARAMETERS, INPUT_COLUMNS, RESERVED_COLUMNS
+
+REQUIRED = ("image", "source_prompt", "target_prompt")
+TEXT_COLUMNS = (
+    "source_prompt",
+    "target_prompt",
+    "caption",
+    "negative_prompt",
+    "source_negative_prompt",
+)
+_EXTENSION_KEY = b"ARROW:extension:name"
+_EXPECTED = {
+    "id": "expected text or integers",
+    "image": "expected text (a path), bytes, or a struct of bytes and path",
+    "mask": "expected text (a path), bytes, or a struct of bytes and path",
+    "seed": "expected integers",
+    **dict.fromkeys(TEXT_COLUMNS, "expected text or a list of texts"),
+}
+
+
+def resolve_columns(
+    schema: pa.Schema, mapping: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """What a manifest calls our columns and the edit parameters, and every problem with its
+    columns.
+
+    Args:
+        schema: of the manifest.
+        mapping: `input.columns` of the config.
+
+    Returns:
+        Manifest names by our names, manifest names by edit parameter, problems.
+    """
+    problems = [
+        f"column {field.name}: {problem}"
+        for field in schema
+        if (problem := _plain_type_problem(field))
+    ]
+    known = {*INPUT_COLUMNS, *EDIT_PARAMETERS}
+    problems += [
+        f"input.columns.{ours}: no such column of ours; known are"
+        f" {', '.join(INPUT_COLUMNS)} and the keys of edit"
+        for ours in mapping
+        if ours not in known
+    ]
+    columns = {name: mapping.get(name, name) for name in INPUT_COLUMNS}
+    for ours, theirs in columns.items():
+        if theirs not in schema.names and (ours in REQUIRED or ours in mapping):
+            problems.append(
+                f"column {theirs!r} is missing ({ours}); there are: {', '.join(schema.names)}."
+                f" Another name can be given as input.columns.{ours}"
+            )
+    columns = {ours: theirs for ours, theirs in columns.items() if theirs in schema.names}
+    for ours, theirs in columns.items():
+        if not _has_type(schema.field(theirs).type, ours):
+            problems.append(
+                f"column {theirs!r} ({ours}) has type {schema.field(theirs).type};"
+                f" {_EXPECTED[ours]}"
+            )
+    overrides: dict[str, str] = {}
+    for name in EDIT_PARAMETERS:
+        spellings = [s for s in (mapping.get(name, name), f"edit.{name}") if s in schema.names]
+        if len(spellings) > 1:
+            problems.append(f"columns {spellings[0]!r} and {spellings[1]!r} are the same parameter")
+        elif spellings:
+            overrides[name] = spellings[0]
+    used = {*columns.values(), *overrides.values()}
+    problems += [
+        f"column {name!r} is reserved for results; rename it"
+        for name in schema.names
+        if name not in used and (name in RESERVED_COLUMNS or name in known)
+    ]
+    problems += [
+        f"column {name!r} appears {count} times"
+        for name, count in Counter(schema.names).items()
+        if count > 1
+    ]
+    return columns, overrides, problems
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Whether a type holds text."""
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _has_type(kind: pa.DataType, ours: str) -> bool:
+    if types.is_null(kind):
+        return ours not in REQUIRED
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if ours in ("image", "mask"):
+        if types.is_struct(kind):
+            fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
+            return "bytes" in fields and _is_binary(fields["bytes"])
+        return is_string(kind) or _is_binary(kind)
+    if ours == "id":
+        return is_string(kind) or types.is_integer(kind)
+    if ours == "seed":
+        return bool(types.is_integer(kind))
+    if types.is_list(kind) or types.is_large_list(kind):
+        kind = kind.value_type
+    return is_string(kind)
+
+
+def _plain_type_problem(field: pa.Field) -> str:
+    """Why a column's type may not be read; empty where it may."""
+    kind = field.type
+    if isinstance(kind, pa.BaseExtensionType) or _EXTENSION_KEY in (field.metadata or {}):
+        return "extension types are refused; write it as a plain type"
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_nested(kind):
+        if types.is_map(kind) or types.is_union(kind):
+            return f"type {kind} is not supported"
+        children = [kind.field(i) for i in range(kind.num_fields)]
+        return next((p for p in map(_plain_type_problem, children) if p), "")
+    is_plain = (
+        is_string(kind)
+        or _is_binary(kind)
+        or types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or types.is_temporal(kind)
+        or types.is_null(kind)
+        or types.is_decimal(kind)
+    )
+    return "" if is_plain else f"type {kind} is not supported"

@@ -1,0 +1,81 @@
+"""Between pictures of any size and tensors of a few sizes.
+
+Legend: H x W pixels. Pictures are uint8 (H, W, 3), masks bool (H, W).
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from diffedit_batch.core.mask import paste
+
+Picture = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+def content_key(picture: Picture) -> str:
+    """64 hex digits that stand for the pixels of a picture, however they were stored."""
+    digest = hashlib.sha256(repr(picture.shape).encode())
+    digest.update(np.ascontiguousarray(picture).data)
+    return digest.hexdigest()
+
+
+def working_size(width: int, height: int, resolution: int, multiple: int) -> tuple[int, int]:
+    """(width, height) to edit at: about resolution**2 pixels, the same aspect ratio, both sides
+    multiples.
+
+    Rounding to multiples moves the ratio a little; resizing back to the original size moves it
+    back.
+    """
+    scale = resolution / (width * height) ** 0.5
+    short, long = sorted((width * scale, height * scale))
+    short = max(1, round(short / multiple)) * multiple
+    # A ratio beyond what one multiple allows would otherwise grow the area without limit.
+    long = min(max(1, round(long / multiple)), max(1, 2 * resolution**2 // short // multiple))
+    return (short, long * multiple) if width <= height else (long * multiple, short)
+
+
+def to_tensor(picture: Picture, size: tuple[int, int]) -> Tensor:
+    """The picture at `size` (width, height) as (3, H, W), fp32 in -1..1."""
+    return torch.from_numpy(resize(picture, size)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_picture(image: Tensor) -> Picture:
+    """A (3, H, W) image in -1..1 as a picture."""
+    bytes_ = ((image / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    picture: Picture = bytes_.permute(1, 2, 0).cpu().numpy()
+    return picture
+
+
+def resize(picture: Picture, size: tuple[int, int]) -> Picture:
+    """The picture at `size` (width, height); itself where it has that size."""
+    if picture.shape[1::-1] == size:
+        return picture.copy()
+    image = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
+    return np.array(image)
+
+
+def resize_weights(weights: Tensor, size: tuple[int, int]) -> Tensor:
+    """Weights (H, W) in 0..1 at `size` (width, height); what is 0 all around stays 0."""
+    if weights.shape[::-1] == size:
+        return weights
+    return functional.interpolate(weights[None, None], size=size[::-1], mode="bilinear")[0, 0]
+
+
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+    """The mask at `size` (width, height)."""
+    resized: Mask = (resize_weights(torch.from_numpy(mask).float(), size) > 0.5).numpy()
+    return resized
+
+
+def paste_picture(edited: Picture, original: Picture, weights: Tensor) -> Picture:
+    """Edited over original by weights of the same size; weight 0 keeps the original byte for
+    byte.
+    """
+    pasted: Picture = paste(torch.from_numpy(edited), torch.from_numpy(original), weights).numpy()
+    return pasted

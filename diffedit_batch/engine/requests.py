@@ -1,0 +1,106 @@
+"""What an editor is given, and what it gives back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from diffedit_batch.core.mask import feather
+from diffedit_batch.engine.pixels import (
+    Mask,
+    Picture,
+    paste_picture,
+    resize,
+    resize_mask,
+    resize_weights,
+)
+from diffedit_batch.errors import RowError
+from diffedit_batch.schema import EditRequest
+
+
+@dataclass(frozen=True)
+class ImageEdits:
+    """One picture, uint8 (H, W, 3), the edits asked of it, and own masks (bool, (H, W)) by request
+    id.
+    """
+
+    picture: Picture
+    requests: Sequence[EditRequest]
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What became of one request.
+
+    Pictures are restored to the original size on first access, by whichever thread asks, so that
+    the thread that drives the device need not.
+
+    Attributes:
+        request: the request.
+        original: the picture as it came.
+        error: why the row failed, or None.
+        working: the decoded edit at working size, or None where there was nothing to change.
+        working_mask: where the edit acted, at working size.
+        map_mean: mean of the difference map; NaN without one, as the next two.
+        map_max: its largest value.
+        map_contrast: its mean inside the mask over its mean outside.
+        num_truncated_prompts: texts of this row that the text encoder could not read to the end.
+        seconds: from admission to result, waiting for neighbours in shared calls included.
+    """
+
+    request: EditRequest
+    original: Picture
+    error: RowError | None = None
+    working: Picture | None = None
+    working_mask: Mask | None = None
+    map_mean: float = float("nan")
+    map_max: float = float("nan")
+    map_contrast: float = float("nan")
+    num_truncated_prompts: int = 0
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> str:
+        """`edited`, `unchanged` or `failed`."""
+        if self.error is not None:
+            return "failed"
+        return "unchanged" if self.working is None else "edited"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the original."""
+        return cast(tuple[int, int], self.original.shape[1::-1])
+
+    @property
+    def coverage(self) -> float:
+        """Share of the picture inside the mask."""
+        return float("nan") if self.working_mask is None else float(self.working_mask.mean())
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """How much of each pixel is edit, (H, W) in 0..1, original size: the mask with its soft
+        edge.
+        """
+        assert self.working_mask is not None
+        soft = feather(torch.from_numpy(self.working_mask), self.request.edit.feather)
+        return resize_weights(soft, self.size)
+
+    @cached_property
+    def image(self) -> Picture:
+        """The edited picture, original size."""
+        if self.working is None:
+            return self.original
+        restored = resize(self.working, self.size)
+        if not self.request.edit.paste_background:
+            return restored
+        return paste_picture(restored, self.original, self.weights)
+
+    @cached_property
+    def mask(self) -> Mask:
+        """The mask, original size."""
+        assert self.working_mask is not None
+        return resize_mask(self.working_mask, self.size)

@@ -1,0 +1,177 @@
+"""The parts of a latent diffusion model, as the engine uses them: text in, noise estimates, images
+in and out.
+
+Legend: B batch, C latent channels, h x w latent grid, H x W pixels, L tokens, D text width.
+"""
+
+import copy
+import functools
+import logging
+from typing import Any, cast
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from torch import Tensor
+
+from diffedit_batch.config import ModelConfig
+from diffedit_batch.core.diffedit import Text
+from diffedit_batch.core.guidance import PredictionType
+from diffedit_batch.core.schedule import Schedule, make_schedule
+from diffedit_batch.errors import ModelError
+from diffedit_batch.models.identity import identify
+
+logger = logging.getLogger(__name__)
+
+_MAX_CACHED_TEXTS = 1024
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Components:
+    """A loaded model: UNet, VAE, text encoder, tokenizer and noise table.
+
+    Attributes:
+        device: where latents live.
+        dtype: of the UNet's weights.
+        prediction_type: what the UNet predicts.
+        latent_channels: C.
+        vae_scale_factor: pixels per latent cell.
+        unet_scale_factor: by how much the UNet shrinks a latent grid; sizes that are no multiple
+            cost padding.
+        resolution: side in pixels of the images it was trained on.
+        num_text_encodes: prompts encoded so far (cached ones not counted).
+    """
+
+    def __init__(self, pipeline: StableDiffusionPipeline, resolution: int | None = None) -> None:
+        self._pipeline = pipeline
+        self._unet, self._vae = pipeline.unet.eval(), pipeline.vae.eval()
+        self.device: torch.device = pipeline._execution_device
+        self.dtype: torch.dtype = self._unet.dtype
+        scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        self._alphas_cumprod = scheduler.alphas_cumprod.to(self.device)
+        self._scheduler_config = scheduler.config
+        self.prediction_type = cast(PredictionType, scheduler.config.prediction_type)
+        self.latent_channels: int = self._vae.config.latent_channels
+        self.vae_scale_factor: int = 2 ** (len(self._vae.config.block_out_channels) - 1)
+        self.unet_scale_factor: int = 2 ** (len(self._unet.config.block_out_channels) - 1)
+        self.resolution: int = resolution or self._unet.config.sample_size * self.vae_scale_factor
+        self.num_text_encodes = 0
+        self._encode_prompt = functools.lru_cache(_MAX_CACHED_TEXTS)(self._encode_one_prompt)
+        self.schedule = functools.lru_cache(64)(self._make_schedule)
+
+    @classmethod
+    def load(cls, config: ModelConfig, device: str) -> "Components":
+        """The configured model on `device` (`cuda`, `cuda:1`, `cpu`).
+
+        Raises:
+            ModelError: it cannot be loaded; says what was tried and what to do.
+        """
+        identity = identify(config)
+        dtype = _DTYPES[config.dtype or ("float32" if device == "cpu" else "float16")]
+        try:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                identity.source,
+                revision=config.revision,
+                variant=config.variant,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=config.local_files_only,
+                safety_checker=None,
+                feature_extractor=None,
+                image_encoder=None,
+                requires_safety_checker=False,
+            )
+        except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+            reason = " ".join(str(error).split())[:500]
+            raise ModelError(
+                f"cannot load model {config.id!r}"
+                f" (revision {config.revision or 'main'}, variant {config.variant or 'none'},"
+                f" safetensors only{', offline' if config.local_files_only else ''}):"
+                f" {type(error).__name__}: {reason}\n"
+                "  Check the id, that this machine reaches the hub or has it in its cache"
+                " (`hf download ID`), or set model.id to a local folder. Gated models need"
+                " `hf auth login`."
+            ) from error
+        pipeline.vae.to(_DTYPES[config.vae_dtype])
+        pipeline.set_progress_bar_config(disable=True)
+        if config.enable_vae_slicing:
+            pipeline.vae.enable_slicing()
+        if config.enable_vae_tiling:
+            pipeline.vae.enable_tiling()
+        if config.enable_attention_slicing:
+            pipeline.enable_attention_slicing()
+        if config.enable_model_cpu_offload:
+            if device == "cpu":
+                raise ModelError(
+                    "model.enable_model_cpu_offload needs a GPU (cluster.gpus_per_worker > 0)"
+                )
+            pipeline.enable_model_cpu_offload(device=device)
+        else:
+            pipeline.to(device)
+        return cls(pipeline, config.resolution)
+
+    def _make_schedule(self, num_inference_steps: int) -> Schedule:
+        """Levels for a number of steps (cached). Raises ValueError where the model cannot serve
+        them.
+        """
+        return make_schedule(
+            self._alphas_cumprod,
+            num_inference_steps,
+            timestep_spacing=self._scheduler_config.timestep_spacing,
+            steps_offset=self._scheduler_config.steps_offset,
+            set_alpha_to_one=self._scheduler_config.set_alpha_to_one,
+        )
+
+    def text(self, prompts: tuple[str, ...]) -> Text:
+        """The prompts as one text: the mean of their padded embeddings (L, D)."""
+        states = [self._encode_prompt(prompt)[0] for prompt in prompts]
+        return Text(prompts, states[0] if len(states) == 1 else torch.stack(states).mean(0))
+
+    def is_truncated(self, prompt: str) -> bool:
+        """Whether the prompt is longer than the text encoder reads."""
+        return self._encode_prompt(prompt)[1]
+
+    @torch.no_grad()
+    def _encode_one_prompt(self, prompt: str) -> tuple[Tensor, bool]:
+        # One at a time: an embedding then never depends on which prompts were encoded beside it.
+        self.num_text_encodes += 1
+        tokenizer: Any = self._pipeline.tokenizer
+        num_tokens = len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
+        states, _ = self._pipeline.encode_prompt(prompt, self.device, 1, False)
+        return states[0], num_tokens > tokenizer.model_max_length
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+        """Network outputs (B, C, h, w), fp32, for latents (B, C, h, w), timesteps (B,) and texts
+        (B, L, D).
+        """
+        outputs = self._unet(
+            latents.to(self.dtype), timesteps, encoder_hidden_states=states.to(self.dtype)
+        ).sample
+        return cast(Tensor, outputs.float())
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (C, h, w), fp32, of the scaled latent of an image (3, H, W)
+        in -1..1.
+        """
+        posterior = self._vae.encode(image[None].to(self.device, self._vae.dtype)).latent_dist
+        scale = self._vae.config.scaling_factor
+        return posterior.mean[0].float() * scale, posterior.std[0].float() * scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """The image (3, H, W), fp32 in about -1..1, of a scaled latent (C, h, w)."""
+        scaled = latents[None].to(self._vae.dtype) / self._vae.config.scaling_factor
+        return cast(Tensor, self._vae.decode(scaled).sample[0].float())
+
+    @property
+    def is_full_precision(self) -> bool:
+        """Whether nothing is computed in half precision."""
+        return self.dtype == torch.float32 and bool(self._vae.dtype == torch.float32)
+
+    def in_full_precision(self) -> "Components":
+        """A second set of components with fp32 UNet and VAE, for the rare row that overflows."""
+        pipeline = copy.copy(self._pipeline)
+        pipeline.unet = copy.deepcopy(self._unet).float()
+        pipeline.vae = copy.deepcopy(self._vae).float()
+        return Components(pipeline, self.resolution)

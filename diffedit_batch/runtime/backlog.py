@@ -1,0 +1,101 @@
+"""Work that waits: rows from the manifest, grouped by image within a window, cut into bundles."""
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+
+from diffedit_batch.data.manifest import ManifestRow
+from diffedit_batch.runtime.pool import Bundle
+from diffedit_batch.schema import EditRequest
+
+WINDOW_ROWS = 2048
+"""How far ahead rows of one image find each other."""
+
+MAX_GROUP_ROWS = 32
+"""More edits of one image are cut into several groups, each of which inverts it anew."""
+
+
+class Backlog:
+    """Bundles to be handed out.
+
+    Args:
+        rows: rows to edit, each with a request.
+        bundle_rows: rows in a bundle.
+        num_workers: among whom the rest is shared when it runs low.
+    """
+
+    def __init__(self, rows: Iterator[ManifestRow], bundle_rows: int, num_workers: int) -> None:
+        self._rows = rows
+        self._bundle_rows = bundle_rows
+        self._num_workers = num_workers
+        self._groups: OrderedDict[str, list[EditRequest]] = OrderedDict()
+        self._num_waiting = 0
+        self._is_exhausted = False
+        self._returned: deque[Bundle] = deque()
+
+    def put_back(self, bundle: Bundle) -> None:
+        """Return a bundle whose worker died; it goes out again first, in halves where it can be
+        halved.
+        """
+        requests = [request for group in bundle.groups for request in group]
+        was_alone = len(requests) == 1 and bundle.num_deaths > 0
+        middle = math.ceil(len(requests) / 2)
+        for half in (requests[:middle], requests[middle:]):
+            if half:
+                self._returned.append(
+                    Bundle(
+                        _regroup(half),
+                        num_deaths=bundle.num_deaths + 1,
+                        num_deaths_alone=bundle.num_deaths_alone + was_alone,
+                    )
+                )
+
+    def peek(self) -> Bundle | None:
+        """The bundle to hand out next, or None when there is no more."""
+        if not self._returned:
+            bundle = self._next()
+            if bundle is None:
+                return None
+            self._returned.append(bundle)
+        return self._returned[0]
+
+    def pop(self) -> Bundle:
+        """Take the bundle that `peek` showed."""
+        return self._returned.popleft()
+
+    def _next(self) -> Bundle | None:
+        self._fill()
+        size = self._bundle_rows
+        if self._is_exhausted:
+            # Near the end smaller bundles let all workers finish together.
+            size = min(size, math.ceil(self._num_waiting / (2 * self._num_workers)))
+        groups: list[tuple[EditRequest, ...]] = []
+        num_rows = 0
+        while self._groups and num_rows < size:
+            _, requests = self._groups.popitem(last=False)
+            groups += _chunks(requests)
+            num_rows += len(requests)
+        self._num_waiting -= num_rows
+        return Bundle(groups) if groups else None
+
+    def _fill(self) -> None:
+        while not self._is_exhausted and self._num_waiting < WINDOW_ROWS:
+            row = next(self._rows, None)
+            if row is None:
+                self._is_exhausted = True
+                return
+            assert row.request is not None
+            self._groups.setdefault(row.group, []).append(row.request)
+            self._num_waiting += 1
+
+
+def _chunks(requests: list[EditRequest]) -> list[tuple[EditRequest, ...]]:
+    starts = range(0, len(requests), MAX_GROUP_ROWS)
+    return [tuple(requests[start : start + MAX_GROUP_ROWS]) for start in starts]
+
+
+def _regroup(requests: list[EditRequest]) -> list[tuple[EditRequest, ...]]:
+    groups: dict[object, list[EditRequest]] = {}
+    for request in requests:
+        groups.setdefault(request.image, []).append(request)
+    return [tuple(group) for group in groups.values()]

@@ -1,0 +1,366 @@
+"""The driver: plan what is to do, fan it out, commit what comes back, finish.
+
+One run in order: manifest checked as a whole, rows already committed skipped, workers started,
+bundles handed to whoever is free, every bundle that returns committed as one part, parts merged,
+`_SUCCESS` written last. Killed at any moment, the same command continues.
+"""
+
+import json
+import logging
+import platform
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import chain, islice
+from typing import Any
+
+import pyarrow as pa
+
+from diffedit_batch.config import JobConfig
+from diffedit_batch.data.ledger import Balance, Ledger, row_key, version_key
+from diffedit_batch.data.manifest import Manifest, ManifestRow
+from diffedit_batch.data.storage import Storage
+from diffedit_batch.engine.counters import Counters
+from diffedit_batch.errors import InterruptedRunError, RowError, TooManyFailuresError
+from diffedit_batch.models.identity import ModelIdentity, identify
+from diffedit_batch.runtime.backlog import Backlog
+from diffedit_batch.runtime.pool import Bundle, Done, WorkerPool, ray_session
+from diffedit_batch.schema import RESULT_SCHEMA
+
+logger = logging.getLogger(__name__)
+
+MAX_DEATHS_ALONE = 3
+"""A row that takes this many workers with it, alone, is failed."""
+
+_COMMIT_ROWS = 256
+_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "ray", "pyarrow", "pillow")
+
+
+@dataclass
+class RunState:
+    """A run as it stands; handed to `on_progress` and returned in the end.
+
+    Attributes:
+        run_id: names its parts and its record; begins with the UTC time.
+        num_rows: rows of the manifest (of the limit, if there is one).
+        num_skipped: rows found committed.
+        counts: rows of this run by status.
+        num_failed_before: failed rows among the skipped ones.
+        failures: rows of this run that failed, by `stage/type`.
+        num_truncated_rows: rows with a prompt the text encoder could not read to the end.
+        counters: work done.
+        seconds: by phase, summed over workers, and `total` on the clock.
+        workers: host, device and load time of each worker that became ready.
+    """
+
+    run_id: str
+    num_rows: int = 0
+    num_skipped: int = 0
+    num_failed_before: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    num_truncated_rows: int = 0
+    counters: Counters = field(default_factory=Counters)
+    seconds: dict[str, float] = field(default_factory=dict)
+    workers: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def num_done(self) -> int:
+        """Rows with a result, earlier runs included."""
+        return self.num_skipped + self.counts.total()
+
+
+def run_job(
+    config: JobConfig,
+    *,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    on_progress: Callable[[RunState], None] = lambda state: None,
+) -> RunState:
+    """Run a job to its end.
+
+    Args:
+        config: the job.
+        limit: only the first rows of the manifest.
+        retry_failed: also redo rows whose last result is `failed`.
+        on_progress: called whenever rows came back, and about once a second.
+
+    Raises:
+        DiffEditError: the job did not start, or did not finish; `exit_code` says which.
+    """
+    return _Run(config, limit, retry_failed, on_progress).execute()
+
+
+class _Run:
+    def __init__(
+        self,
+        config: JobConfig,
+        limit: int | None,
+        retry_failed: bool,
+        on_progress: Callable[[RunState], None],
+    ) -> None:
+        self._config = config
+        self._limit = limit
+        self._retry_failed = retry_failed
+        self._on_progress = on_progress
+        now = datetime.now(UTC)
+        self._state = RunState(f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
+        self._started_at, self._started = now, time.perf_counter()
+        self._model: ModelIdentity = identify(config.model)
+        self._manifest = Manifest(config, f"{self._model.id}@{self._model.revision}")
+        self._storage = Storage(config.output.uri)
+        self._ledger = Ledger(self._storage, self._state.run_id)
+        self._current: dict[bytes, bytes] = {}
+        self._in_flight: dict[str, ManifestRow] = {}
+        self._waiting_tables: list[pa.Table] = []
+
+    def execute(self) -> RunState:
+        state = self._state
+        self._storage.remove_temporary()
+        self._committed = self._ledger.committed()
+        state.num_rows = self._manifest.num_rows
+        if self._limit is not None:
+            state.num_rows = min(state.num_rows, self._limit)
+        outcome = "failed"
+        try:
+            todo = self._rows_to_edit()
+            first = next(todo, None)
+            if first is not None:
+                self._edit(chain([first], todo))
+            self._commit()
+            if not state.counts and self._storage.exists("_SUCCESS"):
+                self._check_failures(final=True)
+                return state
+            balance = self._ledger.finalize(self._current)
+            self._check_failures(final=True)
+            self._write_success(balance)
+            outcome = "finished"
+        except InterruptedRunError:
+            outcome = "interrupted"
+            raise
+        finally:
+            state.seconds["total"] = time.perf_counter() - self._started
+            if state.counts:
+                self._write_record(outcome)
+        return state
+
+    def _rows_to_edit(self) -> Iterator[ManifestRow]:
+        """Rows of the manifest that need an editor; those done are skipped, those refused are
+        committed.
+        """
+        for row in islice(self._manifest.rows(), self._limit):
+            key = version_key(row.id, row.fingerprint)
+            self._current[row_key(row.id)] = key
+            is_failed = self._committed.get(key)
+            if is_failed is not None and not (is_failed and self._retry_failed):
+                self._state.num_skipped += 1
+                self._state.num_failed_before += is_failed
+            elif row.request is None:
+                assert row.error is not None
+                self._add_results([(row, _error_columns(row.error))], attempts=0)
+                if sum(table.num_rows for table in self._waiting_tables) >= _COMMIT_ROWS:
+                    self._commit()
+            else:
+                self._in_flight[row.id] = row
+                yield row
+
+    def _edit(self, rows: Iterator[ManifestRow]) -> None:
+        with ray_session(self._config), _stop_on_signal() as stop:
+            pool = WorkerPool(self._config)
+            try:
+                backlog = Backlog(rows, self._config.engine.batch_size, pool.num_workers)
+                while True:
+                    while not stop.is_set():
+                        bundle = backlog.peek()
+                        if bundle is None or not pool.has_room(bundle):
+                            break
+                        pool.submit(backlog.pop())
+                    if pool.num_in_flight == 0 and (stop.is_set() or backlog.peek() is None):
+                        break
+                    for event in pool.wait(timeout_s=1.0):
+                        if isinstance(event, Done):
+                            self._take(event)
+                        else:
+                            self._charge(event.bundle, event.cause, backlog)
+                    self._state.workers = [vars(info) for info in pool.infos]
+                    self._check_failures(final=False)
+                    self._on_progress(self._state)
+            finally:
+                pool.close()
+        if stop.is_set():
+            left = self._state.num_rows - self._state.num_done
+            raise InterruptedRunError(
+                f"stopped on request with {left} rows to go; the same command continues"
+            )
+
+    def _take(self, event: Done) -> None:
+        result = event.result
+        rows = [(self._in_flight.pop(columns["id"]), columns) for columns in result.rows]
+        self._state.counters += result.counters
+        for phase, seconds in result.seconds.items():
+            self._state.seconds[phase] = self._state.seconds.get(phase, 0.0) + seconds
+        self._add_results(rows, attempts=event.bundle.num_deaths + 1)
+        self._commit()
+
+    def _charge(self, bundle: Bundle, cause: str, backlog: Backlog) -> None:
+        """Give the rows of a dead worker back, or fail the one that is to blame."""
+        is_alone = bundle.num_rows == 1 and bundle.num_deaths > 0
+        if not is_alone or bundle.num_deaths_alone + 1 < MAX_DEATHS_ALONE:
+            backlog.put_back(bundle)
+            return
+        [[request]] = bundle.groups
+        error = RowError(
+            "worker", "WorkerDied", f"{MAX_DEATHS_ALONE} workers died of this row alone: {cause}"
+        )
+        row = self._in_flight.pop(request.id)
+        self._add_results([(row, _error_columns(error))], attempts=bundle.num_deaths + 1)
+        self._commit()
+
+    def _add_results(self, rows: list[tuple[ManifestRow, dict[str, Any]]], attempts: int) -> None:
+        """Complete the columns of results, count them, and keep them for the next part."""
+        now = datetime.now(UTC)
+        complete = []
+        for row, columns in rows:
+            complete.append(
+                {
+                    **dict.fromkeys(_EMPTY, ""),
+                    **(_request_columns(row) if row.request is not None else {}),
+                    **columns,
+                    "id": row.id,
+                    "image": row.image,
+                    "attempts": attempts,
+                    "model_id": self._model.id,
+                    "model_revision": self._model.revision,
+                    "fingerprint": row.fingerprint,
+                    "run_id": self._state.run_id,
+                    "finished_at": now,
+                }
+            )
+            self._state.counts[columns["status"]] += 1
+            if columns["status"] == "failed":
+                self._state.failures[f"{columns['error_stage']}/{columns['error_type']}"] += 1
+            self._state.num_truncated_rows += bool(columns.get("num_truncated_prompts"))
+        table = pa.Table.from_pylist(complete, schema=RESULT_SCHEMA)
+        carried = pa.Table.from_batches([row.carried for row, _ in rows])
+        for name in carried.column_names:
+            table = table.append_column(carried.schema.field(name), carried.column(name))
+        self._waiting_tables.append(table)
+
+    def _commit(self) -> None:
+        """Write waiting results as one part."""
+        if self._waiting_tables:
+            # A success file must not outlive its truth.
+            self._storage.remove(["_SUCCESS"])
+            tables, self._waiting_tables = self._waiting_tables, []
+            self._ledger.commit(pa.concat_tables(tables, promote_options="permissive"))
+
+    def _check_failures(self, *, final: bool) -> None:
+        """Stop as soon as more rows failed than may, whatever the rest brings."""
+        state = self._state
+        num_failed = state.num_failed_before + state.counts["failed"]
+        allowed = self._config.output.max_failed_fraction
+        if num_failed > allowed * state.num_rows:
+            common = ", ".join(f"{kind} ({n})" for kind, n in state.failures.most_common(3))
+            outcome = "every row was tried" if final else "the job stops early"
+            raise TooManyFailuresError(
+                f"{num_failed} of {state.num_rows} rows failed, more than"
+                f" output.max_failed_fraction {allowed} allows; {outcome}."
+                + (f" Most often: {common}." if common else " (see --retry-failed)")
+            )
+
+    def _write_success(self, balance: Balance) -> None:
+        document = {
+            "run_id": self._state.run_id,
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "num_rows": sum(balance.counts.values()),
+            "counts": balance.counts,
+            "parts": balance.parts,
+        }
+        self._storage.write("_SUCCESS", json.dumps(document, indent=2).encode())
+
+    def _write_record(self, outcome: str) -> None:
+        state = self._state
+        record = {
+            "run_id": state.run_id,
+            "outcome": outcome,
+            "started_at": self._started_at.isoformat(timespec="seconds"),
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "num_rows": state.num_rows,
+            "num_skipped": state.num_skipped,
+            "counts": {name: state.counts[name] for name in ("edited", "unchanged", "failed")},
+            "failures": dict(state.failures),
+            "num_truncated_rows": state.num_truncated_rows,
+            "counters": state.counters.as_dict(),
+            "seconds": {name: round(value, 3) for name, value in state.seconds.items()},
+            "workers": state.workers,
+            "model": {"id": self._model.id, "revision": self._model.revision},
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("diffedit_batch", *_LIBRARIES)},
+            },
+            "config": self._config.model_dump(),
+            "effective_edit": self._config.edit.resolved().model_dump(),
+        }
+        text = json.dumps(record, indent=2).encode()
+        self._storage.write(f"runs/{state.run_id}.json", text)
+
+
+_EMPTY = ("error_stage", "error_type", "error_message", "edited_file_name", "mask_file_name")
+
+
+def _error_columns(error: RowError) -> dict[str, Any]:
+    return {
+        "status": "failed",
+        "error_stage": error.stage,
+        "error_type": error.kind,
+        "error_message": str(error),
+    }
+
+
+def _request_columns(row: ManifestRow) -> dict[str, Any]:
+    request = row.request
+    assert request is not None
+    return {
+        "source_prompt": list(request.source_prompt),
+        "target_prompt": list(request.target_prompt),
+        "caption": list(request.inversion_text),
+        "negative_prompt": list(request.negative_text),
+        "source_negative_prompt": list(request.source_negative_text),
+        "seed": request.seed,
+        **request.edit.model_dump(),
+    }
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGINT, SIGTERM and SIGUSR1 set.
+
+    Entered after Ray has started, because Ray installs handlers of its own.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request_stop(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        logger.warning("%s: finishing what is in flight", signal.Signals(number).name)
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.signal(number, request_stop) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

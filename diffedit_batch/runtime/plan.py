@@ -1,0 +1,116 @@
+"""What a run would do, counted without starting a model."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from diffedit_batch.config import JobConfig
+from diffedit_batch.data.ledger import Ledger, read_json, version_key
+from diffedit_batch.data.manifest import Manifest
+from diffedit_batch.data.storage import Storage
+from diffedit_batch.models.identity import identify
+from diffedit_batch.schema import EditRequest
+
+
+@dataclass
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        num_rows: rows of the manifest (of the limit, if there is one).
+        num_done: rows with a result already.
+        num_to_edit: rows that would be edited.
+        num_images: distinct images among them.
+        num_refused: rows that would fail without being tried.
+        refusals: those by `stage/type`.
+        examples: one message of each kind.
+        unet_evals: network evaluations, at most: rows that turn out unchanged need fewer.
+        seconds_per_eval: of one worker in the newest finished run of this output, if there is one.
+    """
+
+    num_rows: int = 0
+    num_done: int = 0
+    num_to_edit: int = 0
+    num_images: int = 0
+    num_refused: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    unet_evals: int = 0
+    seconds_per_eval: float | None = None
+
+    def worker_hours(self) -> float | None:
+        """Hours of one worker, or None where no earlier run tells its speed."""
+        if self.seconds_per_eval is None:
+            return None
+        return self.unet_evals * self.seconds_per_eval / 3600
+
+
+def plan_job(config: JobConfig, *, limit: int | None = None, retry_failed: bool = False) -> Plan:
+    """The plan of a job. Raises DiffEditError where the job would not start."""
+    model = identify(config.model)
+    manifest = Manifest(config, f"{model.id}@{model.revision}")
+    storage = Storage(config.output.uri)
+    committed = Ledger(storage, "").committed()
+    plan = Plan(num_rows=manifest.num_rows, seconds_per_eval=_last_speed(storage))
+    if limit is not None:
+        plan.num_rows = min(plan.num_rows, limit)
+    shared: dict[str, set[Any]] = {}
+    for row in islice(manifest.rows(), limit):
+        is_failed = committed.get(version_key(row.id, row.fingerprint))
+        if is_failed is not None and not (is_failed and retry_failed):
+            plan.num_done += 1
+        elif row.error is not None:
+            kind = f"{row.error.stage}/{row.error.kind}"
+            plan.num_refused += 1
+            plan.refusals[kind] += 1
+            plan.examples.setdefault(kind, f"row {row.id!r}: {row.error}")
+        elif row.request is not None:
+            plan.num_to_edit += 1
+            plan.unet_evals += _count_evals(row.request, shared.setdefault(row.group, set()))
+    plan.num_images = len(shared)
+    return plan
+
+
+def _count_evals(request: EditRequest, shared: set[Any]) -> int:
+    """Network evaluations of one row, beyond what earlier rows of its image already paid for."""
+    edit = request.edit
+    top = int(edit.num_inference_steps * edit.inpaint_strength)
+    inversion_scale = edit.inversion_guidance_scale or 1.0
+    count = top * (1 if edit.guidance_scale == 1 else 2)
+    inversion = (
+        "inversion",
+        request.inversion_text,
+        inversion_scale,
+        edit.num_inference_steps,
+        top,
+    )
+    if inversion not in shared:
+        shared.add(inversion)
+        count += top * (1 if inversion_scale == 1 else 2)
+    if request.mask is not None:
+        return count
+    cancels = request.source_negative_text == request.negative_text or edit.guidance_scale == 1
+    half = edit.num_maps_per_mask * (1 if cancels else 2)
+    level = int(edit.num_inference_steps * edit.mask_encode_strength)
+    negative = None if cancels else request.source_negative_text
+    source = ("source", request.source_prompt, negative, request.seed, half, level)
+    if source not in shared:
+        shared.add(source)
+        count += half
+    return count + half
+
+
+def _last_speed(storage: Storage) -> float | None:
+    for name in reversed(storage.names("runs", ".json")):
+        record = read_json(storage, f"runs/{name}")
+        evals = record["counters"]["unet_evals"]
+        if record["outcome"] == "finished" and evals:
+            return float(record["seconds"]["edit"] / evals)
+    return None
+
+
+def as_json(plan: Plan) -> str:
+    """The plan as a JSON document."""
+    return json.dumps({**vars(plan), "worker_hours": plan.worker_hours()}, indent=2)

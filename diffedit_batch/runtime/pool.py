@@ -1,0 +1,245 @@
+"""The workers as Ray actors: started, fed two bundles deep, and replaced when they die."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from diffedit_batch.config import JobConfig
+from diffedit_batch.errors import ClusterError, DiffEditError
+from diffedit_batch.runtime.worker import BundleResult, Group, Worker, WorkerInfo
+
+logger = logging.getLogger(__name__)
+
+BUNDLES_IN_FLIGHT = 2
+"""Per worker: while one is finished, the other keeps network calls full."""
+
+_MAX_FAILED_STARTS = 3
+
+
+@dataclass(eq=False)
+class Bundle:
+    """Groups handed out together.
+
+    Attributes:
+        groups: what to edit.
+        num_deaths: workers that died while holding its rows; once it is above 0 it is run with
+            nothing beside it, so that the next death says for certain who is to blame.
+        num_deaths_alone: how many of them held one row and nothing else.
+    """
+
+    groups: Sequence[Group]
+    num_deaths: int = 0
+    num_deaths_alone: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in all groups."""
+        return sum(len(group) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A bundle that came back."""
+
+    bundle: Bundle
+    result: BundleResult
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A bundle whose worker died, and why."""
+
+    bundle: Bundle
+    cause: str
+
+
+@dataclass(eq=False)
+class _Slot:
+    actor: Any
+    loading: Any
+    info: WorkerInfo | None = None
+    bundles: dict[Any, Bundle] = field(default_factory=dict)
+
+
+class WorkerPool:
+    """The workers of one run. Use inside `ray_session`."""
+
+    def __init__(self, config: JobConfig) -> None:
+        self._config = config
+        cluster = config.cluster
+        num_gpus = ray.cluster_resources().get("GPU", 0)
+        per_worker = cluster.gpus_per_worker
+        self.num_workers = cluster.workers or max(
+            1, int(num_gpus / per_worker) if per_worker else 1
+        )
+        self._num_threads = cluster.threads_per_worker
+        if self._num_threads is None and per_worker == 0:
+            self._num_threads = max(1, (os.cpu_count() or 1) // self.num_workers)
+        self._num_failed_starts = 0
+        self._last_ready = time.monotonic()
+        self.infos: list[WorkerInfo] = []
+        self._slots = [self._start() for _ in range(self.num_workers)]
+
+    @property
+    def num_in_flight(self) -> int:
+        """Bundles handed out and not yet back."""
+        return sum(len(slot.bundles) for slot in self._slots)
+
+    def has_room(self, bundle: Bundle | None = None) -> bool:
+        """Whether a ready worker could take the bundle (None: one that no worker died of)."""
+        return self._best_slot(bundle) is not None
+
+    def submit(self, bundle: Bundle) -> None:
+        """Hand a bundle to the ready worker that holds least."""
+        slot = self._best_slot(bundle)
+        assert slot is not None, "ask has_room first"
+        slot.bundles[slot.actor.edit.remote(bundle.groups)] = bundle
+
+    def wait(self, timeout_s: float) -> list[Done | Lost]:
+        """What happened within the timeout, at the latest when something did.
+
+        Raises:
+            DiffEditError: a worker reported an error that concerns the whole job.
+            ClusterError: workers cannot be had or kept.
+        """
+        refs = [ref for slot in self._slots for ref in slot.bundles]
+        refs += [slot.loading for slot in self._slots if slot.info is None]
+        ready, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
+        events: list[Done | Lost] = []
+        for ref in ready:
+            events += self._collect(ref)
+        if not any(slot.info for slot in self._slots):
+            self._check_patience()
+        return events
+
+    def close(self) -> None:
+        """Stop all workers at once."""
+        for slot in self._slots:
+            ray.kill(slot.actor)
+
+    def _start(self) -> _Slot:
+        cluster = self._config.cluster
+        actor = (
+            ray.remote(Worker)
+            .options(
+                num_gpus=cluster.gpus_per_worker,
+                num_cpus=cluster.cpus_per_worker,
+                max_concurrency=BUNDLES_IN_FLIGHT,
+                # A restart by Ray would be one we do not learn of in time to charge the right rows.
+                max_restarts=0,
+                max_task_retries=0,
+                scheduling_strategy="SPREAD",
+            )
+            .remote(self._config, self._num_threads)
+        )
+        return _Slot(actor, actor.load.remote())
+
+    def _best_slot(self, bundle: Bundle | None) -> _Slot | None:
+        is_suspect = bundle is not None and bundle.num_deaths > 0
+        limit = 1 if is_suspect else BUNDLES_IN_FLIGHT
+        free = [
+            slot
+            for slot in self._slots
+            if slot.info is not None
+            and len(slot.bundles) < limit
+            and not any(held.num_deaths for held in slot.bundles.values())
+        ]
+        return min(free, key=lambda slot: len(slot.bundles), default=None)
+
+    def _collect(self, ref: Any) -> list[Done | Lost]:
+        slot = next(
+            (s for s in self._slots if ref in s.bundles or (s.info is None and s.loading == ref)),
+            None,
+        )
+        if slot is None:  # it went with a worker that was replaced a moment ago
+            return []
+        try:
+            value = ray.get(ref)
+        except DiffEditError:
+            raise
+        except Exception as error:
+            # Whatever a worker did not expect leaves its process in doubt (a CUDA fault, for one).
+            return self._replace(slot, error)
+        if slot.info is None:
+            slot.info = value
+            self.infos.append(value)
+            self._last_ready = time.monotonic()
+            self._num_failed_starts = 0
+            return []
+        return [Done(slot.bundles.pop(ref), value)]
+
+    def _replace(self, slot: _Slot, error: Exception) -> list[Done | Lost]:
+        cause = _cause(error)
+        logger.warning("a worker died: %s", cause)
+        if slot.info is None:
+            self._num_failed_starts += 1
+            if self._num_failed_starts >= _MAX_FAILED_STARTS:
+                raise ClusterError(
+                    f"{self._num_failed_starts} workers in a row died while starting: {cause}"
+                ) from error
+        ray.kill(slot.actor)
+        self._slots[self._slots.index(slot)] = self._start()
+        return [Lost(bundle, cause) for bundle in slot.bundles.values()]
+
+    def _check_patience(self) -> None:
+        waited = time.monotonic() - self._last_ready
+        cluster = self._config.cluster
+        if waited > cluster.start_timeout_s:
+            raise ClusterError(
+                "no worker became ready within cluster.start_timeout_s"
+                f" ({cluster.start_timeout_s:.0f} s). Each asks for"
+                f" {cluster.gpus_per_worker} GPU and {cluster.cpus_per_worker} CPU; the cluster has"
+                f" {_describe(ray.cluster_resources())}, free now"
+                f" {_describe(ray.available_resources())}"
+            )
+
+
+@contextmanager
+def ray_session(config: JobConfig) -> Iterator[None]:
+    """Ray, connected to the configured cluster or started on this machine, for the length of a run.
+
+    Raises:
+        ClusterError: Ray cannot be reached or started, or this machine has too few GPUs.
+    """
+    cluster = config.cluster
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    is_ours = not ray.is_initialized()
+    try:
+        if is_ours:
+            local: dict[str, Any] = {}
+            if address == "local":
+                # Only ids and prompts travel, never pixels: Ray's default would reserve gigabytes.
+                local = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        if address == "local" and cluster.gpus_per_worker > ray.cluster_resources().get("GPU", 0):
+            raise ClusterError(
+                f"each worker asks for {cluster.gpus_per_worker} GPU, and this machine shows"
+                f" {ray.cluster_resources().get('GPU', 0):.0f}. To run on the CPU, set"
+                " cluster.gpus_per_worker to 0"
+            )
+        yield
+    except (ConnectionError, RayError, GetTimeoutError) as error:
+        raise ClusterError(f"Ray at {address!r} gave out: {_cause(error)}") from error
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+def _cause(error: BaseException) -> str:
+    """One line on why a worker died."""
+    if isinstance(error, RayActorError):
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return " ".join(lines)[:500]
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:500]
+
+
+def _describe(resources: dict[str, float]) -> str:
+    return f"{resources.get('GPU', 0):g} GPU and {resources.get('CPU', 0):g} CPU"

@@ -1,0 +1,32 @@
+"""What an output folder holds."""
+
+from typing import Any
+
+from diffedit_batch.data.ledger import Ledger, read_json
+from diffedit_batch.data.storage import Storage
+from diffedit_batch.errors import StorageError
+
+
+def read_status(uri: str) -> dict[str, Any]:
+    """State, rows by status, and the last run of an output folder.
+
+    `state` is `complete` where the last run finished (`_SUCCESS` is there), else `incomplete`. A
+    caller that waits for one run compares `success.run_id` too: yesterday's success says nothing
+    about today.
+
+    Raises:
+        StorageError: there is no output of this job.
+    """
+    storage = Storage(uri)
+    runs = storage.names("runs", ".json")
+    parts = storage.names("results", ".parquet")
+    if not runs and not parts:
+        raise StorageError(f"{uri} holds no output of this job (no runs/, no results/)")
+    success = read_json(storage, "_SUCCESS")
+    return {
+        "state": "complete" if success else "incomplete",
+        "counts": Ledger(storage, "").counts(),
+        "num_parts": len(parts),
+        "success": success,
+        "last_run": read_json(storage, f"runs/{runs[-1]}") if runs else None,
+    }

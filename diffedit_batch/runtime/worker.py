@@ -1,0 +1,244 @@
+"""The worker: one process, one device, one editor kept busy.
+
+A plain class, usable without Ray. Threads around the thread that drives the device read pictures
+ahead and write finished ones behind, so that the network never waits for a disk; several `edit`
+calls may run at once and share network calls.
+"""
+
+import logging
+import queue
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from diffedit_batch.config import JobConfig
+from diffedit_batch.data.images import encode_png, read_mask, read_picture
+from diffedit_batch.data.storage import Storage, file_names
+from diffedit_batch.engine.counters import Counters
+from diffedit_batch.engine.requests import EditResult, ImageEdits
+from diffedit_batch.errors import RowError
+from diffedit_batch.schema import EditRequest
+
+if TYPE_CHECKING:
+    from diffedit_batch.engine.editor import DiffEditor
+
+logger = logging.getLogger(__name__)
+
+Group = tuple[EditRequest, ...]
+"""Requests that edit one image."""
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """Where a worker runs and how long its model took to load."""
+
+    host: str
+    device: str
+    load_seconds: float
+
+
+@dataclass(frozen=True)
+class BundleResult:
+    """Result columns of the rows of one `edit` call, and the work done since the last one ended."""
+
+    rows: list[dict[str, Any]]
+    counters: Counters
+    seconds: dict[str, float]
+
+
+@dataclass(eq=False)
+class _Bundle:
+    num_missing: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    done: Future[None] = field(default_factory=Future)
+
+
+class Worker:
+    """Loads the configured model and edits groups of rows.
+
+    Args:
+        config: the job.
+        num_threads: CPU threads of the network; None leaves torch's choice.
+    """
+
+    def __init__(self, config: JobConfig, num_threads: int | None = None) -> None:
+        self._config = config
+        self._num_threads = num_threads
+        self._storage = Storage(config.output.uri)
+        self._inbox: queue.SimpleQueue[tuple[_Bundle, ImageEdits]] = queue.SimpleQueue()
+        self._owners: dict[str, _Bundle] = {}
+        self._lock = threading.Lock()
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._reported = Counters()
+        self._loaders = ThreadPoolExecutor(config.engine.loader_threads, "load")
+        self._writers = ThreadPoolExecutor(config.engine.writer_threads, "write")
+        self._crash: BaseException | None = None
+
+    def load(self) -> WorkerInfo:
+        """Load the model and start. Raises ModelError."""
+        # Here, because the driver imports this module too and has no use for the model libraries.
+        from diffedit_batch.engine.editor import DiffEditor
+
+        started = time.perf_counter()
+        device = "cuda" if self._config.cluster.gpus_per_worker > 0 else "cpu"
+        if self._num_threads is not None:
+            torch.set_num_threads(self._num_threads)
+        self._editor: DiffEditor = DiffEditor.load(
+            self._config.model,
+            device=device,
+            batch_size=self._config.engine.batch_size,
+            size_multiple=self._config.input.size_multiple,
+        )
+        threading.Thread(target=self._drive, name="drive", daemon=True).start()
+        name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+        return WorkerInfo(socket.gethostname(), name, time.perf_counter() - started)
+
+    def edit(self, groups: Sequence[Group]) -> BundleResult:
+        """Edit groups of rows and write their pictures; one row of result columns for each request.
+
+        A row that cannot be edited is a `failed` row. Anything else that goes wrong is raised: the
+        process is then not to be trusted any more.
+        """
+        bundle = _Bundle(sum(len(group) for group in groups))
+        for group in groups:
+            self._guard(bundle, self._loaders.submit(self._read, bundle, group))
+        if self._crash is not None:
+            raise self._crash
+        bundle.done.result()
+        with self._lock:
+            counters = self._editor.counters
+            new, self._reported = counters - self._reported, counters
+            seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        return BundleResult(bundle.rows, new, seconds)
+
+    def _read(self, bundle: _Bundle, group: Group) -> None:
+        started = time.perf_counter()
+        limits = {
+            "max_bytes": self._config.input.max_bytes,
+            "max_pixels": self._config.input.max_pixels,
+        }
+        good: list[EditRequest] = []
+        masks = {}
+        try:
+            assert group[0].image is not None
+            picture = read_picture(group[0].image, **limits)
+        except RowError as error:
+            self._add(bundle, [_failed_row(request, error) for request in group])
+            return
+        for request in group:
+            try:
+                if request.mask is not None:
+                    masks[request.id] = read_mask(request.mask, **limits)
+                good.append(request)
+            except RowError as error:
+                self._add(bundle, [_failed_row(request, error)])
+        self._count_seconds("read", started)
+        if good:
+            self._inbox.put((bundle, ImageEdits(picture, good, masks)))
+
+    def _drive(self) -> None:
+        """Run the editor for ever; the only thread that touches the device."""
+        try:
+            while True:
+                if self._editor.num_active == 0:
+                    self._admit(*self._inbox.get())
+                while not self._inbox.empty():
+                    self._admit(*self._inbox.get())
+                started = time.perf_counter()
+                results = self._editor.step()
+                self._count_seconds("edit", started)
+                for result in results:
+                    bundle = self._owners.pop(result.request.id)
+                    self._guard(bundle, self._writers.submit(self._write, bundle, result))
+        except BaseException as error:
+            logger.exception("the editor broke")
+            self._crash = error
+            for bundle in set(self._owners.values()):
+                _fail(bundle, error)
+            while not self._inbox.empty():
+                _fail(self._inbox.get()[0], error)
+
+    def _admit(self, bundle: _Bundle, edits: ImageEdits) -> None:
+        for request in edits.requests:
+            self._owners[request.id] = bundle
+        started = time.perf_counter()
+        self._editor.submit(edits)
+        self._count_seconds("edit", started)
+
+    def _write(self, bundle: _Bundle, result: EditResult) -> None:
+        started = time.perf_counter()
+        if result.error is not None:
+            self._add(bundle, [_failed_row(result.request, result.error)])
+            return
+        edited, mask = file_names(result.request.id, result.request.fingerprint)
+        self._storage.write(edited, encode_png(result.image))
+        self._storage.write(mask, encode_png(result.mask))
+        width, height = result.size
+        assert result.working_mask is not None
+        working_height, working_width = result.working_mask.shape
+        self._add(
+            bundle,
+            [
+                {
+                    "id": result.request.id,
+                    "status": result.status,
+                    "edited_file_name": edited,
+                    "mask_file_name": mask,
+                    "mask_coverage": result.coverage,
+                    "map_mean": result.map_mean,
+                    "map_max": result.map_max,
+                    "map_contrast": result.map_contrast,
+                    "num_truncated_prompts": result.num_truncated_prompts,
+                    "width": width,
+                    "height": height,
+                    "working_width": working_width,
+                    "working_height": working_height,
+                    "seconds": result.seconds,
+                }
+            ],
+        )
+        self._count_seconds("write", started)
+
+    def _add(self, bundle: _Bundle, rows: list[dict[str, Any]]) -> None:
+        with self._lock:
+            bundle.rows += rows
+            bundle.num_missing -= len(rows)
+            is_done = bundle.num_missing == 0
+        if is_done and not bundle.done.done():
+            bundle.done.set_result(None)
+
+    def _guard(self, bundle: _Bundle, future: Future[None]) -> None:
+        """Let an exception of a helper thread end the bundle instead of leaving it waiting."""
+
+        def check(done: Future[None]) -> None:
+            error = done.exception()
+            if error is not None:
+                _fail(bundle, error)
+
+        future.add_done_callback(check)
+
+    def _count_seconds(self, phase: str, started: float) -> None:
+        with self._lock:
+            self._seconds[phase] += time.perf_counter() - started
+
+
+def _fail(bundle: _Bundle, error: BaseException) -> None:
+    if not bundle.done.done():
+        bundle.done.set_exception(error)
+
+
+def _failed_row(request: EditRequest, error: RowError) -> dict[str, Any]:
+    return {
+        "id": request.id,
+        "status": "failed",
+        "error_stage": error.stage,
+        "error_type": error.kind,
+        "error_message": str(error),
+    }

@@ -1,0 +1,156 @@
+"""The data contract: what one requested edit is, and which columns a result has."""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from diffedit_batch.config import EditConfig
+
+INPUT_COLUMNS = (
+    "id",
+    "image",
+    "source_prompt",
+    "target_prompt",
+    "caption",
+    "negative_prompt",
+    "source_negative_prompt",
+    "mask",
+    "seed",
+)
+"""Manifest columns with a meaning; `image`, `source_prompt` and `target_prompt` are required."""
+
+EDIT_PARAMETERS = tuple(EditConfig.model_fields)
+"""Manifest columns that override `edit.*` for their row."""
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """Where the bytes of an image are: a `uri`, or a cell of a Parquet file.
+
+    Attributes:
+        uri: path or URI, resolved; empty for a cell.
+        file: the Parquet file that holds the cell.
+        row_group: row group within the file.
+        row: row within the row group.
+        column: dotted column path of the binary values.
+    """
+
+    uri: str = ""
+    file: str = ""
+    row_group: int = 0
+    row: int = 0
+    column: str = ""
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One requested edit, with every parameter as it will be used.
+
+    Attributes:
+        id: unique in its manifest.
+        source_prompt: what the image shows. Here and below, several texts stand for the mean of
+            their embeddings.
+        target_prompt: what it shall show.
+        edit: effective parameters, resolved.
+        seed: seeds the mask draws.
+        caption: text for the inversion where `edit.invert_with` is `caption`; None: the source
+            prompt.
+        negative_prompt: None: as `edit.negative_from` says.
+        source_negative_prompt: negative on the source side of the mask; None: the same as on the
+            target side.
+        image: where the image is; None when its pixels are handed over beside the request.
+        mask: where an own mask is; None: find it.
+        fingerprint: changes when anything the result depends on does.
+    """
+
+    id: str
+    source_prompt: tuple[str, ...]
+    target_prompt: tuple[str, ...]
+    edit: EditConfig = field(default_factory=lambda: EditConfig().resolved())
+    seed: int = 0
+    caption: tuple[str, ...] | None = None
+    negative_prompt: tuple[str, ...] | None = None
+    source_negative_prompt: tuple[str, ...] | None = None
+    image: ImageRef | None = None
+    mask: ImageRef | None = None
+    fingerprint: str = ""
+
+    @property
+    def inversion_text(self) -> tuple[str, ...]:
+        """The text under which the image is inverted."""
+        if self.edit.invert_with == "empty":
+            return ("",)
+        return self.caption or self.source_prompt
+
+    @property
+    def negative_text(self) -> tuple[str, ...]:
+        """The negative while editing, and on the target side of the mask."""
+        if self.negative_prompt is not None:
+            return self.negative_prompt
+        return self.source_prompt if self.edit.negative_from == "source_prompt" else ("",)
+
+    @property
+    def source_negative_text(self) -> tuple[str, ...]:
+        """The negative on the source side of the mask."""
+        return self.source_negative_prompt or self.negative_text
+
+
+_EDIT_TYPES = {
+    "preset": pa.string(),
+    "num_inference_steps": pa.int64(),
+    "inpaint_strength": pa.float64(),
+    "guidance_scale": pa.float64(),
+    "num_maps_per_mask": pa.int64(),
+    "mask_encode_strength": pa.float64(),
+    "mask_rule": pa.string(),
+    "mask_threshold": pa.float64(),
+    "mask_thresholding_ratio": pa.float64(),
+    "invert_with": pa.string(),
+    "inversion_guidance_scale": pa.float64(),
+    "inversion_timestep": pa.string(),
+    "negative_from": pa.string(),
+    "paste_background": pa.bool_(),
+    "feather": pa.int64(),
+}
+
+RESULT_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error_stage", pa.string(), nullable=False),
+        pa.field("error_type", pa.string(), nullable=False),
+        pa.field("error_message", pa.string(), nullable=False),
+        pa.field("edited_file_name", pa.string(), nullable=False),
+        pa.field("mask_file_name", pa.string(), nullable=False),
+        pa.field("image", pa.string(), nullable=False),
+        pa.field("source_prompt", pa.list_(pa.string())),
+        pa.field("target_prompt", pa.list_(pa.string())),
+        pa.field("caption", pa.list_(pa.string())),
+        pa.field("negative_prompt", pa.list_(pa.string())),
+        pa.field("source_negative_prompt", pa.list_(pa.string())),
+        pa.field("seed", pa.int64()),
+        *(pa.field(name, _EDIT_TYPES[name]) for name in EDIT_PARAMETERS),
+        pa.field("mask_coverage", pa.float64()),
+        pa.field("map_mean", pa.float64()),
+        pa.field("map_max", pa.float64()),
+        pa.field("map_contrast", pa.float64()),
+        pa.field("num_truncated_prompts", pa.int64()),
+        pa.field("width", pa.int64()),
+        pa.field("height", pa.int64()),
+        pa.field("working_width", pa.int64()),
+        pa.field("working_height", pa.int64()),
+        pa.field("seconds", pa.float64()),
+        pa.field("attempts", pa.int64()),
+        pa.field("model_id", pa.string(), nullable=False),
+        pa.field("model_revision", pa.string(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("finished_at", pa.timestamp("ms", tz="UTC"), nullable=False),
+    ]
+)
+"""One row per manifest row; the manifest's other columns follow."""
+
+RESERVED_COLUMNS = frozenset(RESULT_SCHEMA.names) - frozenset(INPUT_COLUMNS) - set(EDIT_PARAMETERS)
+"""Names a manifest may not use for its own columns."""
+
+STATUSES = ("edited", "unchanged", "failed")
