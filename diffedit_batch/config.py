@@ -195,7 +195,9 @@ def load_config(path: str | Path, settings: Iterable[str] = ()) -> JobConfig:
         node: Any = tree
         for section in sections:
             if isinstance(node, dict):
-                node = node.setdefault(section, {})
+                if node.get(section) is None:  # absent, or a heading with nothing below it
+                    node[section] = {}
+                node = node[section]
         if not equals or not leaf or not isinstance(node, dict):
             problems.append(f"--set {setting}: expected section.key=value")
         else:

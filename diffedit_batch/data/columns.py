@@ -10,7 +10,12 @@ from collections.abc import Mapping
 import pyarrow as pa
 from pyarrow import types
 
-from diffedit_batch.schema import EDIT_PARAMETERS, INPUT_COLUMNS, RESERVED_COLUMNS
+from diffedit_batch.schema import (
+    EDIT_PARAMETERS,
+    INPUT_COLUMNS,
+    RESERVED_COLUMNS,
+    RESULT_SCHEMA,
+)
 
 REQUIRED = ("image", "source_prompt", "target_prompt")
 TEXT_COLUMNS = (
@@ -27,6 +32,12 @@ _EXPECTED = {
     "mask": "expected text (a path), bytes, or a struct of bytes and path",
     "seed": "expected integers",
     **dict.fromkeys(TEXT_COLUMNS, "expected text or a list of texts"),
+    **{
+        name: {pa.string(): "expected text", pa.bool_(): "expected booleans"}.get(
+            RESULT_SCHEMA.field(name).type, "expected numbers"
+        )
+        for name in EDIT_PARAMETERS
+    },
 }
 
 
@@ -55,20 +66,15 @@ def resolve_columns(
         for ours in mapping
         if ours not in known
     ]
-    columns = {name: mapping.get(name, name) for name in INPUT_COLUMNS}
-    for ours, theirs in columns.items():
+    for ours in (*INPUT_COLUMNS, *EDIT_PARAMETERS):
+        theirs = mapping.get(ours, ours)
         if theirs not in schema.names and (ours in REQUIRED or ours in mapping):
             problems.append(
                 f"column {theirs!r} is missing ({ours}); there are: {', '.join(schema.names)}."
                 f" Another name can be given as input.columns.{ours}"
             )
+    columns = {name: mapping.get(name, name) for name in INPUT_COLUMNS}
     columns = {ours: theirs for ours, theirs in columns.items() if theirs in schema.names}
-    for ours, theirs in columns.items():
-        if not _has_type(schema.field(theirs).type, ours):
-            problems.append(
-                f"column {theirs!r} ({ours}) has type {schema.field(theirs).type};"
-                f" {_EXPECTED[ours]}"
-            )
     overrides: dict[str, str] = {}
     for name in EDIT_PARAMETERS:
         spellings = [s for s in (mapping.get(name, name), f"edit.{name}") if s in schema.names]
@@ -76,6 +82,13 @@ def resolve_columns(
             problems.append(f"columns {spellings[0]!r} and {spellings[1]!r} are the same parameter")
         elif spellings:
             overrides[name] = spellings[0]
+    num_columns = Counter(schema.names)
+    for ours, theirs in (columns | overrides).items():
+        if num_columns[theirs] == 1 and not _has_type(schema.field(theirs).type, ours):
+            problems.append(
+                f"column {theirs!r} ({ours}) has type {schema.field(theirs).type};"
+                f" {_EXPECTED[ours]}"
+            )
     used = {*columns.values(), *overrides.values()}
     problems += [
         f"column {name!r} is reserved for results; rename it"
@@ -84,7 +97,7 @@ def resolve_columns(
     ]
     problems += [
         f"column {name!r} appears {count} times"
-        for name, count in Counter(schema.names).items()
+        for name, count in num_columns.items()
         if count > 1
     ]
     return columns, overrides, problems
@@ -107,12 +120,19 @@ def _has_type(kind: pa.DataType, ours: str) -> bool:
     if ours in ("image", "mask"):
         if types.is_struct(kind):
             fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
-            return "bytes" in fields and _is_binary(fields["bytes"])
+            path = fields.get("path", pa.null())
+            has_path = is_string(path) or types.is_null(path)
+            return "bytes" in fields and _is_binary(fields["bytes"]) and has_path
         return is_string(kind) or _is_binary(kind)
     if ours == "id":
         return is_string(kind) or types.is_integer(kind)
     if ours == "seed":
         return bool(types.is_integer(kind))
+    if ours in EDIT_PARAMETERS:
+        wanted = RESULT_SCHEMA.field(ours).type
+        if is_string(wanted) or types.is_boolean(wanted):
+            return kind == wanted or (is_string(wanted) and is_string(kind))
+        return bool(types.is_integer(kind) or types.is_floating(kind))
     if types.is_list(kind) or types.is_large_list(kind):
         kind = kind.value_type
     return is_string(kind)

@@ -16,12 +16,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from diffedit_batch.errors import RowError
 from diffedit_batch.schema import ImageRef
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_picture(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]:
@@ -31,7 +40,7 @@ def read_picture(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[n
         RowError: stage `load`; it is missing, too large, or no readable image.
     """
     image = _decode(_read_bytes(ref, max_bytes), max_pixels)
-    return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    return np.array(_to_rgb(_upright(image)))
 
 
 def read_mask(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[np.bool_]:
@@ -62,7 +71,9 @@ def _read_bytes(ref: ImageRef, max_bytes: int) -> bytes:
                     raise RowError("load", "ImageUnreadable", f"{ref.uri!r} is not a regular file")
                 size = status.st_size
             if size <= max_bytes:
-                with fsspec.open(ref.uri, "rb") as file:
+                # fsspec would read "::" in a local name as a chain of filesystems.
+                opener = fsspec.open(ref.uri) if "://" in ref.uri else Path(ref.uri).open("rb")
+                with opener as file:
                     data = file.read(max_bytes + 1)
         except FileNotFoundError:
             raise RowError("load", "ImageNotFound", f"no file {ref.uri!r}") from None
@@ -103,6 +114,16 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         raise RowError("load", "ImageUnreadable", f"broken image: {error}") from None
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says, or as it stands where the EXIF cannot be read."""
+    try:
+        # ImageOps.exif_transpose would also rewrite the other tags, and fail where they are odd.
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # whatever Pillow's parser meets in bytes from anywhere
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
@@ -120,6 +141,7 @@ def _column(file: str, row_group: int, column: str) -> pa.ChunkedArray:
     with fsspec.open(file, "rb") as source:
         table = pq.ParquetFile(source).read_row_group(row_group, columns=[column])
     values = table.column(0)
-    for name in column.split(".")[1:]:
+    # Only what follows the column's own name, which may hold dots too, is a path into it.
+    for name in column.removeprefix(table.column_names[0]).split(".")[1:]:
         values = pa.chunked_array([chunk.field(name) for chunk in values.chunks])
     return values

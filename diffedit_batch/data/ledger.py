@@ -155,18 +155,26 @@ class Ledger:
         all_parts = self._storage.names("results", ".parquet")
         small = [part for part in all_parts if len(kept.get(part, ())) < SMALL_PART_ROWS]
         replaced = sorted({*stale, *(small if len(small) > 1 else ())})
-        parts = {part: len(kept[part]) for part in all_parts if part not in replaced}
+        parts = {part: len(kept.get(part, ())) for part in all_parts if part not in replaced}
         pending: list[pa.Table] = []
         for part in [*replaced, None]:
             if part is not None and part in kept:
                 pending.append(self._read(part).take(sorted(kept[part])))
             num_rows = sum(table.num_rows for table in pending)
             if num_rows >= SMALL_PART_ROWS or (part is None and num_rows):
-                merged = pa.concat_tables(pending, promote_options="permissive")
-                parts[self.commit(merged)] = num_rows
+                parts[self.commit(self._merge(pending))] = num_rows
                 pending = []
         self._storage.remove(f"results/{part}" for part in replaced)
         return dict(sorted(parts.items()))
+
+    def _merge(self, tables: list[pa.Table]) -> pa.Table:
+        try:
+            return pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise StorageError(
+                f"parts under {self._storage.uri}/results have columns of one name and different"
+                f" types: {error}. Rename the column in the manifest, or write to another folder."
+            ) from error
 
     def _scan(self, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
         for part in self._storage.names("results", ".parquet"):
@@ -175,7 +183,8 @@ class Ledger:
     def _read(self, part: str, columns: list[str] | None = None) -> pa.Table:
         try:
             with self._storage.fs.open(self._storage.full(f"results/{part}"), "rb") as file:
-                return pq.ParquetFile(file).read(columns=columns)
+                table = pq.ParquetFile(file).read(columns=columns)
+                return table.select(columns) if columns else table
         except (pa.ArrowException, OSError, KeyError) as error:
             raise StorageError(
                 f"cannot read {self._storage.uri}/results/{part}: {error}."

@@ -4,14 +4,26 @@ import posixpath
 from pathlib import Path
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
-from diffedit_batch.errors import RowError
+from diffedit_batch.errors import ConfigError, RowError
+
+_STAMPS = ("ETag", "etag", "md5Hash", "mtime", "last_modified", "LastModified", "created")
+"""What tells two contents of one size apart, in the words of different filesystems."""
 
 
 def image_root(configured: str | None, first_file: str) -> str:
-    """The folder all images must be under: as configured, else that of the manifest."""
+    """The folder all images must be under: as configured, else that of the manifest.
+
+    Raises:
+        ConfigError: no filesystem is known for it.
+    """
     root = configured or posixpath.dirname(first_file)
-    return root.rstrip("/") if "://" in root else str(Path(root).resolve())
+    try:
+        fs, path = fsspec.core.url_to_fs(root)
+    except (ImportError, ValueError) as error:
+        raise ConfigError("config", [f"input.image_root {root!r}: {error}"]) from None
+    return str(Path(path).resolve()) if isinstance(fs, LocalFileSystem) else root.rstrip("/")
 
 
 def look_up(path: str, root: str) -> tuple[str, str]:
@@ -28,6 +40,8 @@ def look_up(path: str, root: str) -> tuple[str, str]:
     if "\0" in path:
         raise outside
     if "://" in root:
+        if "::" in path:  # fsspec would open it as a chain of filesystems
+            raise outside
         uri = path if "://" in path else f"{root}/{path}"
         if posixpath.normpath(uri.partition("://")[2]) != uri.partition("://")[2] or not (
             uri.startswith(f"{root}/")
@@ -38,7 +52,9 @@ def look_up(path: str, root: str) -> tuple[str, str]:
             info = fs.info(name)
         except FileNotFoundError:
             raise RowError("load", "ImageNotFound", f"no file {uri!r}") from None
-        stamp = info.get("ETag") or info.get("md5Hash") or info.get("mtime")
+        except OSError as error:
+            raise RowError("load", "ImageUnreadable", f"{uri[:200]!r}: {error}") from None
+        stamp = next((info[name] for name in _STAMPS if info.get(name)), None)
         return uri, f"{info['size']}:{stamp}"
     if "://" in path:
         raise outside

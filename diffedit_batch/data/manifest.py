@@ -63,15 +63,20 @@ class Manifest:
         self._root = image_root(config.input.image_root, self.files[0])
         self.num_rows = 0
         problems: list[str] = []
-        schemas = []
+        first: pa.Schema | None = None
         for file in self.files:
             with _open(file, self.uri) as parquet:
                 self.num_rows += parquet.metadata.num_rows
-                schemas.append(parquet.schema_arrow)
-                if schemas[-1].names != schemas[0].names:
-                    problems.append(f"{file} has other columns than {self.files[0]}")
-        self._columns, self._overrides, found = resolve_columns(schemas[0], config.input.columns)
-        problems += found
+                schema = parquet.schema_arrow
+            if first is None:
+                first = schema
+                self._columns, self._overrides, problems = resolve_columns(
+                    schema, config.input.columns
+                )
+            elif schema.names != first.names:
+                problems.append(f"{file} has other columns than {self.files[0]}")
+            elif not schema.equals(first, check_metadata=True):
+                problems += _type_problems(file, schema, first, config.input.columns)
         if not problems:
             problems += self._id_problems()
         if problems:
@@ -96,7 +101,7 @@ class Manifest:
         num_null = 0
         for file in self.files:
             with _open(file, self.uri) as parquet:
-                for batch in parquet.iter_batches(columns=[column]):
+                for batch in self._batches(parquet, file, columns=[column]):
                     for value in batch.column(0).to_pylist():
                         if value is None or value == "":
                             num_null += 1
@@ -127,8 +132,8 @@ class Manifest:
             if name in self._columns
         )
         start = 0
-        for batch in parquet.iter_batches(
-            batch_size=64 if holds_bytes else 4096, row_groups=[row_group]
+        for batch in self._batches(
+            parquet, file, batch_size=64 if holds_bytes else 4096, row_groups=[row_group]
         ):
             ours = batch.select([*used]).to_pydict()
             carried = batch.select(carried_names)
@@ -139,6 +144,16 @@ class Manifest:
                 cell = ImageRef(file=file, row_group=row_group, row=start + number)
                 yield self._row(values, overrides, cell, carried.slice(number, 1), seen_ids)
             start += batch.num_rows
+
+    def _batches(
+        self, parquet: pq.ParquetFile, file: str, **selection: Any
+    ) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in parquet.iter_batches(**selection):
+                batch.validate(full=True)  # text that is not UTF-8 passes the reader
+                yield batch
+        except (OSError, pa.ArrowException) as error:
+            raise ManifestError(f"manifest {self.uri}", [f"{file} is broken: {error}"]) from None
 
     def _row(
         self,
@@ -162,6 +177,8 @@ class Manifest:
         request, error = None, image.error or mask.error
         seed = self._config.seed if values.get("seed") is None else values["seed"]
         try:
+            if not 0 <= seed < 2**63:
+                raise RowError("manifest", "InvalidParameter", f"seed: {seed} is not in 0..2^63-1")
             edit = _override(self._config.edit, overrides).resolved()
             parameters: dict[str, Any] = edit.model_dump()
             if error is None:
@@ -237,17 +254,38 @@ def _find_files(uri: str) -> list[str]:
     try:
         fs, path = fsspec.core.url_to_fs(uri)
         if fs.isdir(path):
-            found = fs.glob(posixpath.join(path, "**/*.parquet"))
+            found = [p for p in fs.find(path) if p.endswith(".parquet")]
+        elif fs.isfile(path):
+            found = [path]
         else:
-            found = fs.glob(path) if any(c in path for c in "*?[") else [path]
-            found = [p for p in found if fs.isfile(p)]
+            found = [p for p in fs.glob(path) if fs.isfile(p)]
     except (OSError, ImportError, ValueError) as error:
         raise ManifestError(f"manifest {uri}", [f"cannot be opened: {error}"]) from None
-    hidden = ("_", ".")
-    found = sorted(p for p in found if not posixpath.basename(p).startswith(hidden))
+    found = sorted(p for p in found if not _is_hidden(p, path))
     if not found:
         raise ManifestError(f"manifest {uri}", ["no such Parquet file, folder or glob"])
     return [fs.unstrip_protocol(p) if "://" in uri else p for p in found]
+
+
+def _is_hidden(file: str, start: str) -> bool:
+    """Whether a file, or a folder between `start` and it, is what writers hide from readers."""
+    below = posixpath.relpath(file, start).split("/") if file.startswith(f"{start}/") else []
+    return any(name.startswith(("_", ".")) for name in [*below, posixpath.basename(file)])
+
+
+def _type_problems(
+    file: str, schema: pa.Schema, first: pa.Schema, mapping: Mapping[str, str]
+) -> list[str]:
+    """Why a file cannot stand beside the first one."""
+    _, _, problems = resolve_columns(schema, mapping)
+    for field, other in zip(schema, first, strict=True):
+        try:
+            pa.unify_schemas(
+                [pa.schema([field]), pa.schema([other])], promote_options="permissive"
+            )
+        except pa.ArrowException:
+            problems.append(f"column {field.name!r} has type {field.type}, elsewhere {other.type}")
+    return [f"{file}: {problem}" for problem in problems]
 
 
 def _open(file: str, uri: str) -> pq.ParquetFile:
@@ -268,6 +306,8 @@ def _texts(texts: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
     if cell is None and name not in REQUIRED:
         return None
     values = tuple(cell) if isinstance(cell, list) else (cell,)
+    if not values and name not in REQUIRED:
+        return None
     is_empty = not values or any(not (text or "").strip() for text in values)
     if is_empty and name in REQUIRED:
         raise RowError("manifest", "PromptMissing", f"{name} is empty")

@@ -68,19 +68,26 @@ class Storage:
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """Names of the files directly in `folder` that end in `suffix`, sorted."""
+        self.fs.invalidate_cache()
         if not self.exists(folder):
             return []
-        self.fs.invalidate_cache()
         paths = self.fs.ls(self.full(folder), detail=False)
         return sorted(n for n in map(posixpath.basename, paths) if n.endswith(suffix))
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Remove files; those already gone are no error."""
+        """Remove files; those already gone are no error.
+
+        Raises:
+            StorageError: one could not be removed.
+        """
         for path in paths:
             try:
                 self.fs.rm_file(self.full(path))
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise StorageError(f"cannot remove {self.full(path)}: {reason}") from error
 
     def remove_temporary(self) -> None:
         """Remove what writers that died left behind."""

@@ -77,5 +77,7 @@ def paste_picture(edited: Picture, original: Picture, weights: Tensor) -> Pictur
     """Edited over original by weights of the same size; weight 0 keeps the original byte for
     byte.
     """
-    pasted: Picture = paste(torch.from_numpy(edited), torch.from_numpy(original), weights).numpy()
+    # Pictures that came from elsewhere may be read-only, which torch does not take.
+    layers = (torch.from_numpy(np.require(layer, requirements="W")) for layer in (edited, original))
+    pasted: Picture = paste(*layers, weights).numpy()
     return pasted

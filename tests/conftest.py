@@ -1,0 +1,96 @@
+"""Tiny real models for all tests: diffusers and transformers classes with few, random weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+import diffedit_batch
+from diffedit_batch.config import ModelConfig
+from diffedit_batch.models.components import Components
+
+DEMO_WEIGHTS = Path(diffedit_batch.__file__).parent / "demo" / "weights"
+
+
+def save_tiny_pipeline(folder: Path, prediction_type: str = "epsilon") -> Path:
+    """A whole pipeline of 64 px pictures, 8 x 8 latents, and random weights."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=64,
+    )
+    tokenizer = CLIPTokenizer.from_pretrained(DEMO_WEIGHTS / "tokenizer")
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny pipeline that predicts epsilon."""
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny-eps"))
+
+
+@pytest.fixture(scope="session")
+def tiny_v_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny pipeline that predicts v."""
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny-v"), "v_prediction")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model: Path) -> Components:
+    """The tiny model, loaded."""
+    return Components.load(ModelConfig(id=str(tiny_model)), "cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_v(tiny_v_model: Path) -> Components:
+    """The tiny v-predicting model, loaded."""
+    return Components.load(ModelConfig(id=str(tiny_v_model)), "cpu")

@@ -1,0 +1,326 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from diffedit_batch.config import EditConfig, ModelConfig
+from diffedit_batch.demo import scenes
+from diffedit_batch.engine.editor import DiffEditor
+from diffedit_batch.engine.pixels import Mask, Picture, to_picture, to_tensor
+from diffedit_batch.engine.requests import EditResult, ImageEdits
+from diffedit_batch.models.components import Components
+from diffedit_batch.schema import EditRequest
+
+QUICK = {"num_inference_steps": 10, "num_maps_per_mask": 2}
+SOURCE, TARGETS = "a red circle on grass", ["a blue circle", "a star", "grass", "a sky"]
+
+
+def picture(width: int = 64, height: int = 64, seed: int = 0) -> Picture:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def request(number: int = 0, target: str = TARGETS[0], **edit: Any) -> EditRequest:
+    parameters = EditConfig.model_validate({**QUICK, **edit}).resolved()
+    return EditRequest(str(number), (SOURCE,), (target,), edit=parameters)
+
+
+def edit_one(model: Components, one: EditRequest, image: Picture, **masks: Mask) -> EditResult:
+    [result] = DiffEditor(model).edit([ImageEdits(image, [one], masks)])
+    return result
+
+
+def box(width: int, height: int) -> Mask:
+    mask = np.zeros((height, width), bool)
+    mask[height // 4 : height // 2, width // 4 : width // 2] = True
+    return mask
+
+
+SIZES = [(64, 64), (101, 67), (33, 200), (500, 300)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_empty_mask_returns_the_input_pixels(tiny: Components, size: tuple[int, int]) -> None:
+    image = picture(*size)
+    masks = {"0": np.zeros(size[::-1], bool)}
+    [result] = DiffEditor(tiny).edit([ImageEdits(image, [request()], masks)])
+    assert result.status == "unchanged"
+    assert np.array_equal(result.image, image)
+    assert not result.mask.any()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("feather", [0, 8])
+def test_outside_the_feathered_mask_pixels_are_identical(
+    tiny: Components, size: tuple[int, int], feather: int
+) -> None:
+    image = picture(*size)
+    edits = ImageEdits(image, [request(feather=feather)], {"0": box(*size)})
+    [result] = DiffEditor(tiny).edit([edits])
+    assert result.status == "edited"
+    assert result.image.shape == image.shape
+    assert result.mask.shape == image.shape[:2]
+    outside = (result.weights == 0).numpy()
+    assert 0.3 < outside.mean() < 1
+    assert np.array_equal(result.image[outside], image[outside])
+    assert not np.array_equal(result.image[result.mask], image[result.mask])
+
+
+def test_without_paste_the_background_is_what_the_vae_makes_of_it(tiny: Components) -> None:
+    image = picture()
+    edits = ImageEdits(image, [request(paste_background=False)], {"0": box(64, 64)})
+    [result] = DiffEditor(tiny).edit([edits])
+    assert not np.array_equal(result.image[48:, 48:], image[48:, 48:])
+
+
+@pytest.mark.parametrize("preset", ["paper", "diffusers"])
+def test_equal_prompts_change_nothing(tiny: Components, preset: str) -> None:
+    image = picture(70, 50)
+    result = edit_one(tiny, request(target=SOURCE, preset=preset), image)
+    assert result.status == "unchanged"
+    assert np.array_equal(result.image, image)
+    assert result.coverage == 0
+
+
+def all_rows(model: Components, batch_size: int, order: int = 1) -> dict[str, EditResult]:
+    """Six edits of three pictures of two sizes, in one order or the other."""
+    groups = [
+        ImageEdits(picture(64, 64, seed=1), [request(0), request(1, TARGETS[1])]),
+        ImageEdits(picture(96, 40, seed=2), [request(2), request(3, num_inference_steps=7)]),
+        ImageEdits(picture(64, 64, seed=3), [request(4, TARGETS[3]), request(5)]),
+    ]
+    groups = [replace(group, requests=group.requests[::order]) for group in groups[::order]]
+    results = DiffEditor(model, batch_size=batch_size).edit(groups)
+    return {result.request.id: result for result in results}
+
+
+@pytest.mark.parametrize(("batch_size", "order"), [(1, 1), (3, 1), (16, -1), (64, 1)])
+def test_a_row_is_the_same_in_any_batch_and_order(
+    tiny: Components, batch_size: int, order: int
+) -> None:
+    """Kernels of other sizes round other last bits: a pixel may move by 1 of 255, and none of the masks'."""
+    expected, found = all_rows(tiny, 16), all_rows(tiny, batch_size, order)
+    assert {result.status for result in expected.values()} == {"edited"}
+    for number, result in expected.items():
+        other = found[number]
+        assert np.array_equal(other.mask, result.mask)
+        assert np.abs(other.image.astype(int) - result.image.astype(int)).max() <= 1
+        assert other.map_max == pytest.approx(result.map_max, rel=1e-4)
+
+
+def test_a_row_is_the_same_alone(tiny: Components) -> None:
+    together = all_rows(tiny, 16)
+    for number, seed, size in [("1", 1, (64, 64)), ("4", 3, (64, 64)), ("2", 2, (96, 40))]:
+        alone = edit_one(tiny, together[number].request, picture(*size, seed=seed))
+        assert np.array_equal(alone.mask, together[number].mask)
+        difference = alone.image.astype(int) - together[number].image.astype(int)
+        assert np.abs(difference).max() <= 1
+
+
+def test_rows_of_one_image_share_their_noise_and_other_seeds_do_not(tiny: Components) -> None:
+    one = edit_one(tiny, request(), picture())
+    same = edit_one(tiny, replace(request(), id="another"), picture())
+    other = edit_one(tiny, replace(request(), seed=1), picture())
+    assert one.map_max == same.map_max
+    assert one.map_max != other.map_max
+
+
+def counters_of(model: Components, requests: list[EditRequest]) -> dict[str, int]:
+    editor = DiffEditor(model)
+    results = editor.edit([ImageEdits(picture(), requests)])
+    assert {result.status for result in results} == {"edited"}
+    return editor.counters.as_dict()
+
+
+DEFAULTS = {"num_inference_steps": 50, "num_maps_per_mask": 10}
+
+
+def test_one_edit_takes_140_evaluations_one_encode_one_decode(tiny: Components) -> None:
+    counters = counters_of(tiny, [request(**DEFAULTS)])
+    assert counters["unet_evals"] == 140
+    assert counters["vae_encodes"] == counters["vae_decodes"] == counters["inversions"] == 1
+
+
+def test_four_edits_of_one_image_take_410_evaluations(tiny: Components) -> None:
+    requests = [request(i, target, **DEFAULTS) for i, target in enumerate(TARGETS)]
+    counters = counters_of(tiny, requests)
+    assert counters["unet_evals"] == 410
+    assert counters["vae_encodes"] == counters["inversions"] == 1
+    assert counters["vae_decodes"] == 4
+
+
+def test_the_reference_preset_takes_180_evaluations_instead_of_200(tiny: Components) -> None:
+    counters = counters_of(tiny, [request(preset="diffusers", **DEFAULTS)])
+    assert counters["unet_evals"] == 180
+
+
+def test_different_negatives_take_all_four_mask_evaluations(tiny: Components) -> None:
+    one = replace(request(**DEFAULTS), negative_prompt=("sand",), source_negative_prompt=("sky",))
+    assert counters_of(tiny, [one])["unet_evals"] == 140 + 20
+
+
+def test_guidance_1_needs_no_negative(tiny: Components) -> None:
+    assert counters_of(tiny, [request(guidance_scale=1.0, **DEFAULTS)])["unet_evals"] == 100
+
+
+def test_an_own_mask_needs_no_mask_evaluations(tiny: Components) -> None:
+    editor = DiffEditor(tiny)
+    editor.edit([ImageEdits(picture(), [request(**DEFAULTS)], {"0": box(64, 64)})])
+    assert editor.counters.unet_evals == 120
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "inversions"),
+    [
+        ({}, {"guidance_scale": 3.0}, 1),
+        ({}, {"inpaint_strength": 0.5}, 2),
+        ({}, {"num_inference_steps": 8}, 2),
+        ({}, {"inversion_guidance_scale": 2.0}, 2),
+        ({"invert_with": "empty"}, {"invert_with": "caption"}, 2),
+    ],
+)
+def test_inversions_are_shared_exactly_when_they_are_the_same(
+    tiny: Components, first: dict[str, Any], second: dict[str, Any], inversions: int
+) -> None:
+    requests = [request(0, **first), request(1, TARGETS[1], **second)]
+    assert counters_of(tiny, requests)["inversions"] == inversions
+
+
+def test_captions_tell_inversions_apart_unless_the_inversion_is_empty(tiny: Components) -> None:
+    rows = [replace(request(i, TARGETS[i]), caption=(f"a star on {i}",)) for i in range(2)]
+    assert counters_of(tiny, rows)["inversions"] == 2
+    rows = [replace(row, edit=row.edit.override({"invert_with": "empty"})) for row in rows]
+    assert counters_of(tiny, rows)["inversions"] == 1
+
+
+def test_averaged_prompts_edit(tiny: Components) -> None:
+    many = replace(request(), target_prompt=("a blue circle", "a blue star"))
+    one = edit_one(tiny, request(), picture())
+    both = edit_one(tiny, many, picture())
+    assert both.status == "edited"
+    assert both.map_max != one.map_max
+
+
+def test_too_many_steps_fail_their_row_alone(tiny: Components) -> None:
+    steps = EditConfig(num_inference_steps=1000).resolved()
+    bad = replace(request(0), edit=steps.model_copy(update={"num_inference_steps": 1001}))
+    results = DiffEditor(tiny).edit([ImageEdits(picture(), [bad, request(1)])])
+    assert [result.status for result in results] == ["failed", "edited"]
+    error = results[0].error
+    assert error is not None
+    assert (error.stage, error.kind) == ("edit", "InvalidParameter")
+    assert "1001" in str(error)
+
+
+def test_cut_prompts_are_counted_not_silent(tiny: Components) -> None:
+    long = replace(request(), target_prompt=("a blue circle " * 30,))
+    assert edit_one(tiny, long, picture()).num_truncated_prompts == 1
+    assert edit_one(tiny, request(), picture()).num_truncated_prompts == 0
+
+
+def test_v_prediction_edits(tiny_v: Components) -> None:
+    result = edit_one(tiny_v, request(), picture())
+    assert result.status == "edited"
+
+
+def test_a_non_finite_result_is_redone_in_full_precision(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ModelConfig(id=str(tiny_model), dtype="bfloat16")
+    model = Components.load(config, "cpu")
+    monkeypatch.setattr(model, "predict", lambda x, t, s: torch.full_like(x, float("nan")))
+    editor = DiffEditor(model)
+    [result] = editor.edit([ImageEdits(picture(), [request()])])
+    assert result.status == "edited"
+    assert editor.counters.full_precision_retries == 1
+    assert editor.num_active == 0
+
+
+def test_what_is_not_finite_in_full_precision_either_fails(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Components.load(ModelConfig(id=str(tiny_model)), "cpu")
+    monkeypatch.setattr(model, "predict", lambda x, t, s: torch.full_like(x, float("nan")))
+    result = edit_one(model, request(), picture())
+    assert result.error is not None
+    assert result.error.kind == "NonFiniteResult"
+
+
+def test_a_non_finite_picture_is_noticed_too(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Components.load(ModelConfig(id=str(tiny_model)), "cpu")
+    monkeypatch.setattr(model, "decode", lambda x: torch.full((3, 64, 64), float("inf")))
+    result = edit_one(model, request(), picture())
+    assert result.error is not None
+    assert result.error.kind == "NonFiniteResult"
+
+
+def test_a_picture_too_large_for_the_vae_fails_its_rows(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Components.load(ModelConfig(id=str(tiny_model)), "cpu")
+
+    def encode(image: Tensor) -> tuple[Tensor, Tensor]:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(model, "encode", encode)
+    result = edit_one(model, request(), picture())
+    assert result.error is not None
+    assert (result.error.stage, result.error.kind) == ("edit", "OutOfMemory")
+
+
+def test_two_requests_of_one_id_are_refused(tiny: Components) -> None:
+    with pytest.raises(ValueError, match="two requests have the id '0'"):
+        DiffEditor(tiny).edit([ImageEdits(picture(), [request(0), request(0)])])
+
+
+def test_a_size_multiple_must_suit_the_vae(tiny: Components) -> None:
+    with pytest.raises(ValueError, match="no multiple of the VAE factor 8"):
+        DiffEditor(tiny, size_multiple=12)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Components:
+    return Components.load(ModelConfig(id="demo"), "cpu")
+
+
+def psnr(one: Picture, other: Picture) -> float:
+    error = np.mean((one.astype(float) - other.astype(float)) ** 2)
+    return float(10 * np.log10(255**2 / error))
+
+
+def test_inverting_and_decoding_the_same_text_returns_the_picture(demo: Components) -> None:
+    """Guidance 1, full mask, 50 steps: within 30 dB of what the VAE alone makes of the picture."""
+    editor = DiffEditor(demo)
+    for seed in range(3):
+        scene = scenes.sample_scene(scenes.VALIDATION_SEEDS.start + seed)
+        image, prompt = scenes.render(scene), scenes.caption(scene)
+        parameters = EditConfig(guidance_scale=1.0, paste_background=False).resolved()
+        one = EditRequest(str(seed), (prompt,), (prompt,), edit=parameters)
+        full = {str(seed): np.ones((128, 128), bool)}
+        [result] = editor.edit([ImageEdits(image, [one], full)])
+        latents, _ = demo.encode(to_tensor(image, (128, 128)))
+        assert psnr(result.image, to_picture(demo.decode(latents))) > 30
+
+
+def test_the_embedded_model_recolours_an_object_and_nothing_else(demo: Components) -> None:
+    scene = scenes.SceneSpec(
+        (scenes.SceneObject("red", "circle", 64, 64, 30, 0),), "grass", 1, np.radians(225)
+    )
+    after = scenes.edit(scene, scenes.Change("recolour", color="blue"))
+    one = EditRequest("0", (scenes.caption(scene),), (scenes.caption(after),))
+    [result] = DiffEditor(demo).edit([ImageEdits(scenes.render(scene), [one])])
+    true = scenes.true_mask(scene, after)
+    overlap = (result.mask & true).sum() / (result.mask | true).sum()
+    assert overlap > 0.5
+    inside = np.median(result.image[result.mask & true].astype(int), axis=0)
+    assert inside[2] > inside[0] + 50, "the object is blue"
+    untouched = (result.weights == 0).numpy()
+    assert np.array_equal(result.image[untouched], scenes.render(scene)[untouched])
+    assert result.map_contrast > 2
+
+
