@@ -1,5 +1,6 @@
 """Tiny real models for all tests: diffusers and transformers classes with few, random weights."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,22 @@ def tiny(tiny_model: Path) -> Components:
 def tiny_v(tiny_v_model: Path) -> Components:
     """The tiny v-predicting model, loaded."""
     return Components.load(ModelConfig(id=str(tiny_v_model)), "cpu")
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """Ray on this machine, shared by all tests; jobs under test find it running."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=0,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=150 * 2**20,
+        # Workers in tests may be classes of modules beside this file.
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+    )
+    yield
+    ray.shutdown()

@@ -261,7 +261,15 @@ def test_strength_below_one_step_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_fingerprint_tells_parts_apart() -> None:
-    variants: list[list[object]] = [["a", "b"], ["ab"], ["b", "a"], ["a", None], ["a", ""], [[]], []]
+    variants: list[list[object]] = [
+        ["a", "b"],
+        ["ab"],
+        ["b", "a"],
+        ["a", None],
+        ["a", ""],
+        [[]],
+        [],
+    ]
     assert len({fingerprint(parts) for parts in variants}) == len(variants)
     assert fingerprint([{"a": 1, "b": 2}]) == fingerprint([{"b": 2, "a": 1}])
     assert len(fingerprint([])) == 32

@@ -16,7 +16,7 @@ from diffedit_batch.errors import (
     TooManyFailuresError,
 )
 
-EXIT_CODES = {
+EXIT_CODES: dict[type[DiffEditError], int] = {
     DiffEditError: 1,
     ConfigError: 2,
     ManifestError: 2,
@@ -26,11 +26,12 @@ EXIT_CODES = {
     StorageError: 5,
     InterruptedRunError: 75,
 }
+PLAIN = [kind for kind in EXIT_CODES if not issubclass(kind, ProblemsError)]
 EXAMPLES: list[DiffEditError] = [
     ConfigError("config a.yaml", ["edit.x: unknown key", "seed: is required"]),
     ManifestError("manifest m.parquet", []),
     RowError("load", "ImageNotFound", "no file 'a.png'"),
-    *(kind(f"{kind.__name__}: why") for kind in EXIT_CODES if not issubclass(kind, ProblemsError)),
+    *(kind(f"{kind.__name__}: why") for kind in PLAIN),
 ]
 
 

@@ -75,13 +75,17 @@ def resolve_columns(
             )
     columns = {name: mapping.get(name, name) for name in INPUT_COLUMNS}
     columns = {ours: theirs for ours, theirs in columns.items() if theirs in schema.names}
+    used = {*columns.values()}
     overrides: dict[str, str] = {}
     for name in EDIT_PARAMETERS:
-        spellings = [s for s in (mapping.get(name, name), f"edit.{name}") if s in schema.names]
-        if len(spellings) > 1:
-            problems.append(f"columns {spellings[0]!r} and {spellings[1]!r} are the same parameter")
-        elif spellings:
-            overrides[name] = spellings[0]
+        spellings = {mapping.get(name, name), f"edit.{name}"}.intersection(schema.names)
+        used |= spellings
+        if spellings:
+            overrides[name], *others = sorted(spellings)
+            problems += [
+                f"columns {overrides[name]!r} and {other!r} are the same parameter"
+                for other in others
+            ]
     num_columns = Counter(schema.names)
     for ours, theirs in (columns | overrides).items():
         if num_columns[theirs] == 1 and not _has_type(schema.field(theirs).type, ours):
@@ -89,16 +93,13 @@ def resolve_columns(
                 f"column {theirs!r} ({ours}) has type {schema.field(theirs).type};"
                 f" {_EXPECTED[ours]}"
             )
-    used = {*columns.values(), *overrides.values()}
     problems += [
         f"column {name!r} is reserved for results; rename it"
         for name in schema.names
         if name not in used and (name in RESERVED_COLUMNS or name in known)
     ]
     problems += [
-        f"column {name!r} appears {count} times"
-        for name, count in num_columns.items()
-        if count > 1
+        f"column {name!r} appears {count} times" for name, count in num_columns.items() if count > 1
     ]
     return columns, overrides, problems
 

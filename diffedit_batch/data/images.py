@@ -15,6 +15,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -64,16 +65,17 @@ def _read_bytes(ref: ImageRef, max_bytes: int) -> bytes:
     else:
         try:
             if "://" in ref.uri:
-                size = int(fsspec.open(ref.uri).fs.size(ref.uri) or 0)
+                fs, path = fsspec.core.url_to_fs(ref.uri)
+                size = int(fs.size(path) or 0)
             else:
+                # Not by url_to_fs: it would read "::" in a name as a chain of filesystems.
+                fs, path = LocalFileSystem(), ref.uri
                 status = Path(ref.uri).stat()
                 if not stat.S_ISREG(status.st_mode):
                     raise RowError("load", "ImageUnreadable", f"{ref.uri!r} is not a regular file")
                 size = status.st_size
             if size <= max_bytes:
-                # fsspec would read "::" in a local name as a chain of filesystems.
-                opener = fsspec.open(ref.uri) if "://" in ref.uri else Path(ref.uri).open("rb")
-                with opener as file:
+                with fs.open(path, "rb") as file:
                     data = file.read(max_bytes + 1)
         except FileNotFoundError:
             raise RowError("load", "ImageNotFound", f"no file {ref.uri!r}") from None
@@ -92,8 +94,9 @@ def _read_bytes(ref: ImageRef, max_bytes: int) -> bytes:
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            # Our own limit decides, before decoding; Pillow's own only warns at first.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Our own limit decides, before decoding; Pillow's only warns at first. It also warns of
+            # EXIF it cannot read.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             width, height = image.size
             if width * height > max_pixels:

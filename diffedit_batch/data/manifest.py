@@ -280,9 +280,7 @@ def _type_problems(
     _, _, problems = resolve_columns(schema, mapping)
     for field, other in zip(schema, first, strict=True):
         try:
-            pa.unify_schemas(
-                [pa.schema([field]), pa.schema([other])], promote_options="permissive"
-            )
+            pa.unify_schemas([pa.schema([field]), pa.schema([other])], promote_options="permissive")
         except pa.ArrowException:
             problems.append(f"column {field.name!r} has type {field.type}, elsewhere {other.type}")
     return [f"{file}: {problem}" for problem in problems]

@@ -78,6 +78,6 @@ def paste_picture(edited: Picture, original: Picture, weights: Tensor) -> Pictur
     byte.
     """
     # Pictures that came from elsewhere may be read-only, which torch does not take.
-    layers = (torch.from_numpy(np.require(layer, requirements="W")) for layer in (edited, original))
-    pasted: Picture = paste(*layers, weights).numpy()
+    over, under = (torch.from_numpy(np.require(p, requirements="W")) for p in (edited, original))
+    pasted: Picture = paste(over, under, weights).numpy()
     return pasted

@@ -147,6 +147,7 @@ class _Run:
             outcome = "interrupted"
             raise
         finally:
+            self._commit()
             state.seconds["total"] = time.perf_counter() - self._started
             if state.counts:
                 self._write_record(outcome)
@@ -207,8 +208,9 @@ class _Run:
         self._state.counters += result.counters
         for phase, seconds in result.seconds.items():
             self._state.seconds[phase] = self._state.seconds.get(phase, 0.0) + seconds
-        self._add_results(rows, attempts=event.bundle.num_deaths + 1)
-        self._commit()
+        if rows:
+            self._add_results(rows, attempts=event.bundle.num_deaths + 1)
+            self._commit()
 
     def _charge(self, bundle: Bundle, cause: str, backlog: Backlog) -> None:
         """Give the rows of a dead worker back, or fail the one that is to blame."""

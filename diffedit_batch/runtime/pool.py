@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import RayActorError, RayError
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.errors import ClusterError, DiffEditError
@@ -162,8 +163,9 @@ class WorkerPool:
             return []
         try:
             value = ray.get(ref)
-        except DiffEditError:
-            raise
+        except DiffEditError as error:
+            # Ray wraps it together with a remote traceback, which helps nobody here.
+            raise getattr(error, "cause", error) from None
         except Exception as error:
             # Whatever a worker did not expect leaves its process in doubt (a CUDA fault, for one).
             return self._replace(slot, error)
@@ -225,7 +227,9 @@ def ray_session(config: JobConfig) -> Iterator[None]:
                 " cluster.gpus_per_worker to 0"
             )
         yield
-    except (ConnectionError, RayError, GetTimeoutError) as error:
+    except DiffEditError:
+        raise
+    except (ConnectionError, RayError) as error:
         raise ClusterError(f"Ray at {address!r} gave out: {_cause(error)}") from error
     finally:
         if is_ours:
@@ -235,8 +239,8 @@ def ray_session(config: JobConfig) -> Iterator[None]:
 def _cause(error: BaseException) -> str:
     """One line on why a worker died."""
     if isinstance(error, RayActorError):
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return " ".join(lines)[:500]
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+        return " ".join(text.split())[:500]
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:500]
 

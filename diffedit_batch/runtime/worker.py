@@ -27,7 +27,7 @@ from diffedit_batch.errors import RowError
 from diffedit_batch.schema import EditRequest
 
 if TYPE_CHECKING:
-    from diffedit_batch.engine.editor import DiffEditor
+    pass
 
 logger = logging.getLogger(__name__)
 

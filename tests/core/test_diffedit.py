@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -68,7 +69,9 @@ def test_inverted_latents_follow_the_closed_form_of_a_constant_estimate() -> Non
 
 
 @pytest.mark.parametrize(("asked_at", "first"), [("current", [0, 1, 21]), ("next", [1, 21, 41])])
-def test_the_inversion_asks_at_the_named_timestep(asked_at: str, first: list[int]) -> None:
+def test_the_inversion_asks_at_the_named_timestep(
+    asked_at: Literal["current", "next"], first: list[int]
+) -> None:
     log: list[Evaluate] = []
     recipe = replace(RECIPE, inversion_timestep=asked_at)
     drive(invert(X_0, texts(), recipe, SCHEDULE, "epsilon"), by_text, log)
@@ -215,7 +218,9 @@ def test_one_edit_at_the_defaults_takes_140_evaluations() -> None:
 def test_one_edit_of_the_reference_takes_180_evaluations() -> None:
     log: list[Evaluate] = []
     run_row(
-        texts(), replace(RECIPE, is_reference=True, inversion_guidance_scale=7.5, mask_rule="mean_ratio"), log
+        texts(),
+        replace(RECIPE, is_reference=True, inversion_guidance_scale=7.5, mask_rule="mean_ratio"),
+        log,
     )
     assert num_evals(log) == 180
 

@@ -66,9 +66,7 @@ def test_the_reference_rule_cannot_select_more_than_two_thirds() -> None:
 def test_the_scale_of_the_map_does_not_matter(rule: MaskRule) -> None:
     values = torch.rand(32, 32, generator=torch.Generator().manual_seed(0))
     options = {"threshold": 0.5, "thresholding_ratio": 3.0}
-    assert torch.equal(
-        binarise(values, rule, **options), binarise(values * 1024, rule, **options)
-    )
+    assert torch.equal(binarise(values, rule, **options), binarise(values * 1024, rule, **options))
 
 
 def test_one_extreme_cell_does_not_decide_the_scale() -> None:

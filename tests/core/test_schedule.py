@@ -2,7 +2,13 @@ import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
-from diffedit_batch.core.schedule import Schedule, TimestepSpacing, add_noise, ddim_step, make_schedule
+from diffedit_batch.core.schedule import (
+    Schedule,
+    TimestepSpacing,
+    add_noise,
+    ddim_step,
+    make_schedule,
+)
 
 
 def make(num_steps: int, **overrides: object) -> tuple[Schedule, DDIMScheduler]:

@@ -101,7 +101,8 @@ def all_rows(model: Components, batch_size: int, order: int = 1) -> dict[str, Ed
 def test_a_row_is_the_same_in_any_batch_and_order(
     tiny: Components, batch_size: int, order: int
 ) -> None:
-    """Kernels of other sizes round other last bits: a pixel may move by 1 of 255, and none of the masks'."""
+    """Kernels of other sizes round other last bits: a pixel may move by 1 of 255, and none of the
+    masks'."""
     expected, found = all_rows(tiny, 16), all_rows(tiny, batch_size, order)
     assert {result.status for result in expected.values()} == {"edited"}
     for number, result in expected.items():
@@ -135,7 +136,7 @@ def counters_of(model: Components, requests: list[EditRequest]) -> dict[str, int
     return editor.counters.as_dict()
 
 
-DEFAULTS = {"num_inference_steps": 50, "num_maps_per_mask": 10}
+DEFAULTS: dict[str, Any] = {"num_inference_steps": 50, "num_maps_per_mask": 10}
 
 
 def test_one_edit_takes_140_evaluations_one_encode_one_decode(tiny: Components) -> None:
@@ -322,5 +323,3 @@ def test_the_embedded_model_recolours_an_object_and_nothing_else(demo: Component
     untouched = (result.weights == 0).numpy()
     assert np.array_equal(result.image[untouched], scenes.render(scene)[untouched])
     assert result.map_contrast > 2
-
-

@@ -32,9 +32,7 @@ def test_a_folder_is_named_by_its_weights_not_its_place(tiny_model: Path, tmp_pa
     assert identify(ModelConfig(id=str(copy))).revision != before.revision
 
 
-def test_the_noise_schedule_is_part_of_the_identity(
-    tiny_model: Path, tiny_v_model: Path
-) -> None:
+def test_the_noise_schedule_is_part_of_the_identity(tiny_model: Path, tiny_v_model: Path) -> None:
     for part in ("unet", "vae", "text_encoder"):
         for path in (tiny_model / part).glob("*.safetensors"):
             assert path.read_bytes() == (tiny_v_model / part / path.name).read_bytes()

@@ -1,4 +1,5 @@
-"""Preset `diffusers` against the reference implementation, on tiny real components, batch 1, fp32."""
+"""Preset `diffusers` against the reference implementation, on tiny real components, batch 1,
+fp32."""
 
 import warnings
 from pathlib import Path

@@ -1,0 +1,159 @@
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from diffedit_batch.data.locate import image_root, look_up
+from diffedit_batch.errors import ConfigError, RowError
+
+OUTSIDE = [
+    "..",
+    "../secret.png",
+    "a/../../secret.png",
+    "/etc/passwd",
+    "/dev/zero",
+    "link/secret.png",
+    "link-to-file.png",
+    "a\0.png",
+    "\0",
+    "file:///etc/passwd",
+    "s3://bucket/a.png",
+    "http://169.254.169.254/latest/",
+    "http://[::ffff:169.254.169.254]/",
+    "http://2130706433/",
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with one image and ways out of it."""
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    folder = tmp_path / "root"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "b.png").write_bytes(b"12345")
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "link-to-file.png").symlink_to(tmp_path / "secret.png")
+    (folder / "inside.png").symlink_to(folder / "a" / "b.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    return folder
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> str:
+    """The same on a filesystem that is not local."""
+    uri = f"memory://{tmp_path.name}/root"
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file(f"{uri}/a/b.png", b"12345")
+    fs.pipe_file(f"memory://{tmp_path.name}/secret.png", b"secret")
+    fs.pipe_file(f"{uri}-2/c.png", b"neighbour")
+    return uri
+
+
+def refusal(path: str, root: str) -> tuple[str, str]:
+    with pytest.raises(RowError) as caught:
+        look_up(path, root)
+    return caught.value.stage, caught.value.kind
+
+
+@pytest.mark.parametrize("path", ["a/b.png", "./a//b.png", "a/../a/b.png", "inside.png"])
+def test_paths_under_the_root_are_found(root: Path, path: str) -> None:
+    uri, key = look_up(path, str(root))
+    assert uri == str(root / "a" / "b.png")
+    assert key.startswith("5:")
+
+
+def test_absolute_paths_under_the_root_are_found(root: Path) -> None:
+    assert look_up(str(root / "a" / "b.png"), str(root))[0] == str(root / "a" / "b.png")
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_paths_that_leave_the_root_are_refused(root: Path, path: str) -> None:
+    assert refusal(path, str(root)) == ("manifest", "PathOutsideRoot")
+
+
+def test_missing_file_is_told_from_a_forbidden_one(root: Path) -> None:
+    assert refusal("a/no.png", str(root)) == ("load", "ImageNotFound")
+
+
+@pytest.mark.parametrize("path", ["x" * 10_000, "loop.png", "a/b.png/c.png"])
+def test_paths_the_system_refuses_are_row_errors(root: Path, path: str) -> None:
+    assert refusal(path, str(root))[0] == "load"
+
+
+def test_key_follows_content_not_place(root: Path) -> None:
+    _, key = look_up("a/b.png", str(root))
+    copy = root / "copy.png"
+    copy.write_bytes(b"12345")
+    stamp = (root / "a" / "b.png").stat().st_mtime_ns
+    os.utime(copy, ns=(stamp, stamp))
+    assert look_up("copy.png", str(root))[1] == key
+    copy.write_bytes(b"123456")
+    os.utime(copy, ns=(stamp, stamp))
+    assert look_up("copy.png", str(root))[1] != key
+    copy.write_bytes(b"54321")
+    os.utime(copy, ns=(stamp, stamp + 1))
+    assert look_up("copy.png", str(root))[1] != key
+
+
+def test_remote_paths_under_the_root_are_found(remote: str) -> None:
+    for path in ("a/b.png", f"{remote}/a/b.png"):
+        uri, key = look_up(path, remote)
+        assert uri == f"{remote}/a/b.png"
+        assert key.startswith("5:")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(path for path in OUTSIDE if not path.startswith(("link", "/"))),
+        "a/./b.png",
+        "/etc/passwd",
+        "zip://x::file:///etc/passwd",
+        "a/b.png::file",
+        "x::simplecache",
+    ],
+)
+def test_paths_that_leave_a_remote_root_are_refused(remote: str, path: str) -> None:
+    assert refusal(path, remote) == ("manifest", "PathOutsideRoot")
+
+
+def test_neighbours_of_a_remote_root_are_refused(remote: str) -> None:
+    for path in (f"{remote}-2/c.png", f"{remote}/../secret.png", remote.replace("memory", "s3")):
+        assert refusal(path, remote) == ("manifest", "PathOutsideRoot")
+
+
+def test_missing_remote_file(remote: str) -> None:
+    assert refusal("a/no.png", remote) == ("load", "ImageNotFound")
+
+
+def test_remote_key_changes_with_equal_size(remote: str) -> None:
+    _, key = look_up("a/b.png", remote)
+    assert look_up("a/b.png", remote)[1] == key
+    fsspec.filesystem("memory").pipe_file(f"{remote}/a/b.png", b"54321")
+    assert look_up("a/b.png", remote)[1] != key
+
+
+def test_root_is_the_manifests_folder_unless_configured(tmp_path: Path) -> None:
+    assert image_root(None, str(tmp_path / "m.parquet")) == str(tmp_path)
+    assert image_root(str(tmp_path / "x"), "s3://b/m.parquet") == str(tmp_path / "x")
+    assert image_root(None, "memory://b/m.parquet") == "memory://b"
+    assert image_root("memory://b/images/", "m.parquet") == "memory://b/images"
+
+
+def test_root_is_resolved(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert image_root(str(tmp_path / "link"), "m.parquet") == str(tmp_path / "real")
+
+
+def test_file_uri_is_a_local_root(root: Path) -> None:
+    # Taken for remote, it would be searched without a look at symbolic links.
+    local = image_root(f"file://{root}", "m.parquet")
+    assert local == str(root)
+    assert refusal("link/secret.png", local) == ("manifest", "PathOutsideRoot")
+
+
+def test_unknown_scheme_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"input\.image_root 's4://bucket'"):
+        image_root("s4://bucket", "m.parquet")

@@ -1,0 +1,117 @@
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jobs_on_disk import edits_of, job, picture, write_manifest, write_pictures
+
+from diffedit_batch.config import JobConfig
+from diffedit_batch.data.manifest import Manifest
+from diffedit_batch.errors import ModelError, StorageError
+from diffedit_batch.runtime.worker import BundleResult, Group, Worker
+
+
+def groups_of(config: JobConfig) -> list[Group]:
+    groups: dict[str, Group] = {}
+    for row in Manifest(config, "model").rows():
+        assert row.request is not None
+        groups[row.group] = (*groups.get(row.group, ()), row.request)
+    return list(groups.values())
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_model: Path) -> JobConfig:
+    write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 3), per_picture=2))
+    return job(tmp_path, tiny_model)
+
+
+@pytest.fixture
+def worker(config: JobConfig) -> Worker:
+    worker = Worker(config, num_threads=1)
+    info = worker.load()
+    assert info.device == "cpu"
+    assert info.load_seconds > 0
+    return worker
+
+
+def test_a_bundle_comes_back_whole_with_its_pictures_written(
+    worker: Worker, config: JobConfig, tmp_path: Path
+) -> None:
+    result = worker.edit(groups_of(config))
+    assert sorted(row["id"] for row in result.rows) == [
+        f"00{i}-{j}" for i in range(3) for j in "01"
+    ]
+    for row in result.rows:
+        assert row["status"] == "edited"
+        edited = picture(tmp_path / "output", row["edited_file_name"])
+        assert edited.shape == (row["height"], row["width"], 3)
+        mask = picture(tmp_path / "output", row["mask_file_name"])
+        assert set(np.unique(mask)) <= {0, 255}
+        assert (mask == 255).mean() == pytest.approx(row["mask_coverage"])
+    assert result.counters.vae_encodes == 3
+    assert result.counters.vae_decodes == 6
+    assert set(result.seconds) == {"read", "edit", "write"}
+
+
+def test_counters_are_reported_once(worker: Worker, config: JobConfig) -> None:
+    first, second, third = groups_of(config)
+    counts = [worker.edit([group]).counters.vae_encodes for group in (first, second, third)]
+    assert counts == [1, 1, 1]
+
+
+def test_bundles_may_run_at_once(worker: Worker, config: JobConfig) -> None:
+    found: dict[int, BundleResult] = {}
+    groups = groups_of(config)
+    threads = [
+        threading.Thread(target=lambda i=i: found.update({i: worker.edit([groups[i]])}))
+        for i in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for number, group in enumerate(groups):
+        ids = {row["id"] for row in found[number].rows}
+        assert ids == {request.id for request in group}
+    assert sum(result.counters.vae_decodes for result in found.values()) == 6
+
+
+def test_an_unreadable_picture_fails_its_rows_alone(
+    worker: Worker, config: JobConfig, tmp_path: Path
+) -> None:
+    groups = groups_of(config)
+    (tmp_path / "001.png").write_bytes(b"nothing")
+    rows = {row["id"]: row for row in worker.edit(groups).rows}
+    assert [rows[i]["status"] for i in sorted(rows)] == ["edited"] * 2 + ["failed"] * 2 + [
+        "edited"
+    ] * 2
+    assert rows["001-0"]["error_stage"] == "load"
+    assert rows["001-0"]["error_type"] == "ImageUnreadable"
+    assert "not a PNG" in rows["001-0"]["error_message"]
+
+
+def test_an_output_that_cannot_be_written_is_raised(
+    worker: Worker, config: JobConfig, tmp_path: Path
+) -> None:
+    groups = groups_of(config)
+    (tmp_path / "output").mkdir(exist_ok=True)
+    (tmp_path / "output" / "edited").write_bytes(b"a file where a folder should be")
+    with pytest.raises(StorageError, match="cannot write"):
+        worker.edit(groups)
+
+
+def test_an_error_nobody_expected_is_raised_now_and_later(
+    worker: Worker, config: JobConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step() -> None:
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(worker._editor, "step", step)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="device-side assert"):
+            worker.edit(groups_of(config))
+
+
+def test_a_model_that_cannot_be_loaded_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        Worker(job(tmp_path, tmp_path / "missing")).load()

@@ -1,0 +1,167 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_worker import FakeWorker
+from jobs_on_disk import edits_of, job, write_manifest, write_pictures
+
+import diffedit_batch
+from diffedit_batch import cli
+from diffedit_batch.config import load_config
+from diffedit_batch.runtime import pool
+
+ROOT = Path(diffedit_batch.__file__).parents[1]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A config file of a small job with the embedded model."""
+    write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 3), per_picture=2))
+    tree = job(tmp_path, Path("demo")).model_dump()
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["plan"], ["status"], ["demo"]])
+def test_help_of_every_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*command, "--help"])
+    assert exit_.value.code == 0
+    assert "usage: diffedit-batch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "jobs").glob("*.py")), ids=lambda p: p.name)
+def test_help_of_every_job(script: Path) -> None:
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "usage:" in done.stdout
+
+
+def test_the_console_script_is_the_command_line() -> None:
+    script = Path(sys.executable).parent / "diffedit-batch"
+    done = subprocess.run([script, "--version"], capture_output=True, text=True)
+    assert done.stdout.strip() == diffedit_batch.__version__
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_config_loads_and_names_every_key(path: Path) -> None:
+    config = load_config(path)
+    tree = yaml.safe_load(path.read_text())
+    complete = json.loads(config.model_dump_json())
+    assert tree.keys() == complete.keys()
+    for section, keys in complete.items():
+        if isinstance(keys, dict):
+            assert tree[section].keys() == keys.keys(), section
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["run"], ["run", "x.yaml", "--limit", "0"]])
+def test_bad_usage_exits_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 2
+
+
+def test_a_bad_config_lists_every_problem_and_exits_2(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["edit.guidance_scal=5", "seed=x", "edit.feather=-1"]
+    code = cli.main(["run", str(config), *(f"--set={setting}" for setting in settings)])
+    assert code == 2
+    message = capsys.readouterr().err
+    assert "edit.guidance_scal: unknown key; did you mean guidance_scale?" in message
+    assert "seed:" in message
+    assert "edit.feather:" in message
+
+
+def test_a_bad_manifest_lists_every_problem_and_exits_2(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = edits_of(["000.png"]) * 2
+    write_manifest(tmp_path, [{k: v for k, v in row.items() if k != "image"} for row in rows])
+    assert cli.main(["run", str(config)]) == 2
+    message = capsys.readouterr().err
+    assert "column 'image' is missing" in message
+    assert not (tmp_path / "output").exists()
+
+
+def test_an_unknown_model_exits_2(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", str(config), "--set", "model.id=./nowhere"]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_plan_counts_without_a_model(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "002.png").unlink()
+    assert cli.main(["plan", str(config)]) == 0
+    text = capsys.readouterr().out
+    assert "6 rows: 4 to edit (2 images), 0 done, 2 would fail at once" in text
+    assert "load/ImageNotFound: 2, e.g. row '002-0'" in text
+    assert cli.main(["plan", str(config), "--json", "--set", "edit.num_inference_steps=50"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    # Two edits of one image: 2 source draws, 2 target draws each, 40 inverted levels, 80 each.
+    assert plan["unet_evals"] == 2 * (2 + 2 * 2 + 40 + 2 * 80)
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_a_job_from_the_command_line(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["run", str(config)]) == 0
+    text = capsys.readouterr().out
+    assert "6 rows: 6 edited, 0 unchanged, 0 failed, 0 done before" in text
+
+    output = str(tmp_path / "output")
+    assert cli.main(["status", output]) == 0
+    assert "complete: 6 edited, 0 unchanged, 0 failed" in capsys.readouterr().out
+    assert cli.main(["status", output, "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["state"] == "complete"
+    assert status["success"]["run_id"] == status["last_run"]["run_id"]
+
+    assert cli.main(["run", str(config)]) == 0
+    assert "nothing to do: all 6 rows are done" in capsys.readouterr().out
+
+    assert cli.main(["plan", str(config), "--set", "seed=1"]) == 0
+    text = capsys.readouterr().out
+    assert "6 to edit" in text
+    assert "worker-hours at the speed of the last run" in text
+
+    monkeypatch.setattr(pool, "Worker", FakeWorker)
+    (tmp_path / "000.png").unlink()
+    assert cli.main(["run", str(config)]) == 3
+    assert "2 of 6 rows failed, more than output.max_failed_fraction 0.1" in capsys.readouterr().err
+    assert cli.main(["run", str(config), "--set", "output.max_failed_fraction=0.5"]) == 0
+
+
+def test_the_plan_counts_what_the_job_then_does(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_here: None
+) -> None:
+    """Every kind of sharing: captions, negatives, seeds, steps and own masks beside each other."""
+    rows = edits_of(["000.png"] * 1, per_picture=3) + edits_of(["001.png"], per_picture=3)
+    rows[1]["caption"] = "a star on sand"
+    rows[2]["negative_prompt"], rows[2]["source_negative_prompt"] = "sky", "brick"
+    rows[3]["seed"], rows[4]["num_inference_steps"], rows[5]["guidance_scale"] = 3, 7, 1.0
+    rows[5]["mask"] = "002.png"
+    write_manifest(tmp_path, rows)
+    cli.main(["plan", str(config), "--json"])
+    planned = json.loads(capsys.readouterr().out)["unet_evals"]
+    assert cli.main(["run", str(config)]) == 0
+    [record] = (tmp_path / "output" / "runs").glob("*.json")
+    assert json.loads(record.read_text())["counters"]["unet_evals"] == planned
+
+
+def test_status_of_a_folder_that_is_no_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["status", str(tmp_path)]) == 5
+    assert "holds no output of this job" in capsys.readouterr().err
