@@ -94,6 +94,11 @@ def resolve_columns(
                 f" {_EXPECTED[ours]}"
             )
     problems += [
+        f"column {name!r}: there is no such edit parameter; known are {', '.join(EDIT_PARAMETERS)}"
+        for name in schema.names
+        if name.startswith("edit.") and name not in used
+    ]
+    problems += [
         f"column {name!r} is reserved for results; rename it"
         for name in schema.names
         if name not in used and (name in RESERVED_COLUMNS or name in known)
@@ -128,7 +133,7 @@ def _has_type(kind: pa.DataType, ours: str) -> bool:
     if ours == "id":
         return is_string(kind) or types.is_integer(kind)
     if ours == "seed":
-        return bool(types.is_integer(kind))
+        return bool(types.is_integer(kind) or types.is_floating(kind))
     if ours in EDIT_PARAMETERS:
         wanted = RESULT_SCHEMA.field(ours).type
         if is_string(wanted) or types.is_boolean(wanted):

@@ -45,9 +45,13 @@ def read_picture(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[n
 
 
 def read_mask(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[np.bool_]:
-    """An own mask as bool (H, W): true where the picture is brighter than mid grey."""
-    picture = read_picture(ref, max_bytes=max_bytes, max_pixels=max_pixels)
-    return np.asarray(picture.mean(axis=2) > 127.5)
+    """An own mask as bool (H, W): true where the picture is brighter than mid grey and opaque.
+
+    Raises:
+        RowError: as `read_picture`.
+    """
+    image = _upright(_decode(_read_bytes(ref, max_bytes), max_pixels))
+    return np.asarray(np.array(_to_rgb(image, "black")).mean(axis=2) > 127.5)
 
 
 def encode_png(picture: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
@@ -127,14 +131,13 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, ground: str = "white") -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return image.convert("RGB")
 
 

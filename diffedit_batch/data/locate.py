@@ -1,4 +1,6 @@
-"""Where image paths of a manifest lead: under their root, or nowhere."""
+"""Where the files of a manifest are, and where its image paths lead: under their root, or
+nowhere.
+"""
 
 import posixpath
 from pathlib import Path
@@ -6,19 +8,51 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from diffedit_batch.errors import ConfigError, RowError
+from diffedit_batch.errors import ConfigError, ManifestError, RowError
 
 _STAMPS = ("ETag", "etag", "md5Hash", "mtime", "last_modified", "LastModified", "created")
 """What tells two contents of one size apart, in the words of different filesystems."""
 
 
-def image_root(configured: str | None, first_file: str) -> str:
-    """The folder all images must be under: as configured, else that of the manifest.
+def find_manifest(uri: str) -> tuple[list[str], str]:
+    """The Parquet files a manifest URI means (file, folder or glob), and the folder they are in.
+
+    Raises:
+        ManifestError: there are none.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+        folder = posixpath.dirname(path)
+        if fs.isdir(path):
+            folder = path
+            found = [p for p in fs.find(path) if p.endswith(".parquet")]
+        elif fs.isfile(path):
+            found = [path]
+        else:
+            found = [p for p in fs.glob(path) if fs.isfile(p)]
+            folder = posixpath.dirname(min(found, default=path))
+    except (OSError, ImportError, ValueError) as error:
+        raise ManifestError(f"manifest {uri}", [f"cannot be opened: {error}"]) from None
+    found = sorted(p for p in found if not _is_hidden(p, path))
+    if not found:
+        raise ManifestError(f"manifest {uri}", ["no such Parquet file, folder or glob"])
+    if "://" in uri:
+        return [fs.unstrip_protocol(p) for p in found], fs.unstrip_protocol(folder)
+    return found, folder
+
+
+def _is_hidden(file: str, start: str) -> bool:
+    """Whether a file, or a folder between `start` and it, is what writers hide from readers."""
+    below = posixpath.relpath(file, start).split("/") if file.startswith(f"{start}/") else []
+    return any(name.startswith(("_", ".")) for name in [*below, posixpath.basename(file)])
+
+
+def image_root(root: str) -> str:
+    """The folder all images must be under, as `look_up` takes it.
 
     Raises:
         ConfigError: no filesystem is known for it.
     """
-    root = configured or posixpath.dirname(first_file)
     try:
         fs, path = fsspec.core.url_to_fs(root)
     except (ImportError, ValueError) as error:

@@ -1,7 +1,6 @@
 """The manifest: the one place that reads Parquet of users, row by row into requests."""
 
 import hashlib
-import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 
 from diffedit_batch.config import ALGORITHM_VERSION, EditConfig, JobConfig, fingerprint
 from diffedit_batch.data.columns import REQUIRED, TEXT_COLUMNS, is_string, resolve_columns
-from diffedit_batch.data.locate import image_root, look_up
+from diffedit_batch.data.locate import find_manifest, image_root, look_up
 from diffedit_batch.errors import ConfigError, ManifestError, RowError
 from diffedit_batch.schema import EditRequest, ImageRef
 
@@ -59,8 +58,8 @@ class Manifest:
         self._config = config
         self._model_key = model_key
         self.uri = config.input.manifest
-        self.files = _find_files(self.uri)
-        self._root = image_root(config.input.image_root, self.files[0])
+        self.files, folder = find_manifest(self.uri)
+        self._root = image_root(config.input.image_root or folder)
         self.num_rows = 0
         problems: list[str] = []
         first: pa.Schema | None = None
@@ -175,9 +174,9 @@ class Manifest:
             if seen_ids[row_id] > 1:
                 row_id = f"{row_id}-{seen_ids[row_id]}"
         request, error = None, image.error or mask.error
-        seed = self._config.seed if values.get("seed") is None else values["seed"]
+        seed = self._config.seed if values.get("seed") is None else _as_integer(values["seed"])
         try:
-            if not 0 <= seed < 2**63:
+            if not isinstance(seed, int) or not 0 <= seed < 2**63:
                 raise RowError("manifest", "InvalidParameter", f"seed: {seed} is not in 0..2^63-1")
             edit = _override(self._config.edit, overrides).resolved()
             parameters: dict[str, Any] = edit.model_dump()
@@ -201,8 +200,8 @@ class Manifest:
             [
                 ALGORITHM_VERSION,
                 self._model_key,
-                [config.model.dtype, config.model.vae_dtype, config.model.resolution],
-                config.input.size_multiple,
+                [config.model.dtype, config.model.vae_dtype, config.model.enable_vae_tiling],
+                [config.model.resolution, config.input.size_multiple],
                 image.key,
                 mask.key,
                 texts,
@@ -249,30 +248,6 @@ class _Found:
     error: RowError | None = None
 
 
-def _find_files(uri: str) -> list[str]:
-    """Parquet files a manifest URI means, with their scheme."""
-    try:
-        fs, path = fsspec.core.url_to_fs(uri)
-        if fs.isdir(path):
-            found = [p for p in fs.find(path) if p.endswith(".parquet")]
-        elif fs.isfile(path):
-            found = [path]
-        else:
-            found = [p for p in fs.glob(path) if fs.isfile(p)]
-    except (OSError, ImportError, ValueError) as error:
-        raise ManifestError(f"manifest {uri}", [f"cannot be opened: {error}"]) from None
-    found = sorted(p for p in found if not _is_hidden(p, path))
-    if not found:
-        raise ManifestError(f"manifest {uri}", ["no such Parquet file, folder or glob"])
-    return [fs.unstrip_protocol(p) if "://" in uri else p for p in found]
-
-
-def _is_hidden(file: str, start: str) -> bool:
-    """Whether a file, or a folder between `start` and it, is what writers hide from readers."""
-    below = posixpath.relpath(file, start).split("/") if file.startswith(f"{start}/") else []
-    return any(name.startswith(("_", ".")) for name in [*below, posixpath.basename(file)])
-
-
 def _type_problems(
     file: str, schema: pa.Schema, first: pa.Schema, mapping: Mapping[str, str]
 ) -> list[str]:
@@ -315,15 +290,16 @@ def _texts(texts: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
 
 
 def _override(edit: EditConfig, overrides: Mapping[str, Any]) -> EditConfig:
-    """The row's parameters. Tables write integers as 30.0 and floats as 5: both are taken as
-    meant.
-    """
-    values = dict(overrides)
-    for name, value in values.items():
-        annotation = EditConfig.model_fields[name].annotation
-        if annotation is int and isinstance(value, float) and value.is_integer():
-            values[name] = int(value)
+    values = {
+        name: _as_integer(value) if EditConfig.model_fields[name].annotation is int else value
+        for name, value in overrides.items()
+    }
     try:
         return edit.override(values)
     except ConfigError as error:
         raise RowError("manifest", "InvalidParameter", "; ".join(error.problems)) from None
+
+
+def _as_integer(value: Any) -> Any:
+    """30 for 30.0, as tables write integers of a column with nulls; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -107,5 +107,5 @@ def file_names(row_id: str, row_fingerprint: str) -> tuple[str, str]:
     plain = unicodedata.normalize("NFKD", row_id).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", plain)[:60].strip("._-") or "row"
     digest = fingerprint([row_id, row_fingerprint])
-    name = f"{digest[:2]}/{slug}-{digest[:12]}.png"
+    name = f"{digest[:2]}/{slug}-{digest[:16]}.png"
     return f"edited/{name}", f"masks/{name}"

@@ -148,7 +148,7 @@ def test_repeated_column_is_a_problem(name: str) -> None:
         ("target_prompt", pa.list_(pa.list_(pa.string()))),
         ("caption", pa.int64()),
         ("negative_prompt", pa.struct([("text", pa.string())])),
-        ("seed", pa.float64()),
+        ("seed", pa.timestamp("s")),
         ("seed", pa.string()),
         ("guidance_scale", pa.string()),
         ("guidance_scale", pa.bool_()),
@@ -262,3 +262,8 @@ def test_all_problems_come_at_once() -> None:
         "'twice' appears 2 times",
     ):
         assert sum(text in problem for problem in problems) == 1, text
+
+
+def test_a_misspelt_parameter_column_is_a_problem() -> None:
+    [problem] = problems_of(table(**{"edit.guidance": pa.float64()}))
+    assert problem.startswith("column 'edit.guidance': there is no such edit parameter; known are")

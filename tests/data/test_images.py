@@ -1,10 +1,10 @@
 import io
 import os
 import struct
-import sys
 import zlib
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -264,7 +264,6 @@ def test_directory_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.skipif(sys.platform == "win32", reason="needs FIFOs")
 def test_fifo_and_device_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (str(tmp_path / "fifo"), "/dev/zero"):
@@ -280,8 +279,6 @@ def test_local_names_are_never_read_as_uris(tmp_path: Path) -> None:
 
 
 def test_remote_file(tmp_path: Path) -> None:
-    import fsspec
-
     uri = f"memory://{tmp_path.name}/a.png"
     assert refusal(ImageRef(uri=uri)).kind == "ImageNotFound"
     data = encoded(Image.fromarray(scene()))
@@ -345,3 +342,10 @@ def test_png_round_trip(tmp_path: Path) -> None:
 
 def test_png_carries_no_metadata() -> None:
     assert Image.open(io.BytesIO(encode_png(scene()))).info == {}
+
+
+def test_what_is_transparent_is_outside_a_mask(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (4, 4), (255, 255, 255, 0))
+    image.putpixel((1, 2), (255, 255, 255, 255))
+    mask = read_mask(stored(tmp_path, encoded(image)), **LIMITS)
+    assert np.argwhere(mask).tolist() == [[2, 1]]

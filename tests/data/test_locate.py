@@ -4,7 +4,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from diffedit_batch.data.locate import image_root, look_up
+from diffedit_batch.data.locate import find_manifest, image_root, look_up
 from diffedit_batch.errors import ConfigError, RowError
 
 OUTSIDE = [
@@ -134,26 +134,43 @@ def test_remote_key_changes_with_equal_size(remote: str) -> None:
     assert look_up("a/b.png", remote)[1] != key
 
 
-def test_root_is_the_manifests_folder_unless_configured(tmp_path: Path) -> None:
-    assert image_root(None, str(tmp_path / "m.parquet")) == str(tmp_path)
-    assert image_root(str(tmp_path / "x"), "s3://b/m.parquet") == str(tmp_path / "x")
-    assert image_root(None, "memory://b/m.parquet") == "memory://b"
-    assert image_root("memory://b/images/", "m.parquet") == "memory://b/images"
+def test_a_manifest_is_in_its_folder_however_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    files = [str(tmp_path / "deep" / name) for name in ("a.parquet", "b.parquet")]
+    for file in files:
+        Path(file).touch()
+    deep = str(tmp_path / "deep")
+    assert find_manifest(files[0]) == (files[:1], deep)
+    assert find_manifest(f"{deep}/*.parquet") == (files, deep)
+    assert find_manifest(deep) == (files, deep)
+    assert find_manifest(str(tmp_path)) == (files, str(tmp_path))
+
+
+def test_a_remote_manifest_keeps_its_scheme() -> None:
+    fsspec.filesystem("memory").pipe_file("/bucket/m.parquet", b"")
+    assert find_manifest("memory://bucket/m.parquet") == (
+        ["memory:///bucket/m.parquet"],
+        "memory:///bucket",
+    )
+
+
+def test_remote_roots_lose_their_last_slash() -> None:
+    assert image_root("memory://b/images/") == "memory://b/images"
 
 
 def test_root_is_resolved(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert image_root(str(tmp_path / "link"), "m.parquet") == str(tmp_path / "real")
+    assert image_root(str(tmp_path / "link")) == str(tmp_path / "real")
 
 
 def test_file_uri_is_a_local_root(root: Path) -> None:
     # Taken for remote, it would be searched without a look at symbolic links.
-    local = image_root(f"file://{root}", "m.parquet")
+    local = image_root(f"file://{root}")
     assert local == str(root)
     assert refusal("link/secret.png", local) == ("manifest", "PathOutsideRoot")
 
 
 def test_unknown_scheme_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"input\.image_root 's4://bucket'"):
-        image_root("s4://bucket", "m.parquet")
+        image_root("s4://bucket")

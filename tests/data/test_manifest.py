@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -99,6 +100,17 @@ def test_row_becomes_a_request(folder: Path) -> None:
     assert request.mask.uri == str(folder / "b.png")
     assert row.image == "a.png"
     assert None not in request.edit.model_dump().values()
+
+
+def test_seeds_of_a_column_with_nulls_are_integers_all_the_same(folder: Path) -> None:
+    first, second = rows_of(folder, [{**CAT_TO_DOG, "seed": 7.0}, {**CAT_TO_DOG, "seed": None}])
+    assert first.request is not None
+    assert second.request is not None
+    assert (first.request.seed, second.request.seed) == (7, 0)
+    assert isinstance(first.request.seed, int)
+    [odd] = rows_of(folder, [{**CAT_TO_DOG, "seed": 7.5}])
+    assert odd.error is not None
+    assert odd.error.kind == "InvalidParameter"
 
 
 def test_run_seed_serves_rows_without_one(folder: Path) -> None:
@@ -576,8 +588,6 @@ def test_hidden_folder_may_be_named(folder: Path) -> None:
 
 
 def test_manifest_on_another_filesystem(tmp_path: Path) -> None:
-    import fsspec
-
     fs = fsspec.filesystem("memory")
     root = f"memory://{tmp_path.name}"
     local = write(tmp_path / "m.parquet", [CAT_TO_DOG, {**CAT_TO_DOG, "image": "../b.png"}])

@@ -182,7 +182,7 @@ def test_file_names_are_plain_and_stay_in_their_folder(row_id: str) -> None:
         assert len(shard) == 2
         stem, digest = leaf.removesuffix(".png").rsplit("-", 1)
         assert digest.startswith(shard)
-        assert len(digest) == 12
+        assert len(digest) == 16
         assert 1 <= len(stem) <= 60
         assert set(digest + shard) <= set("0123456789abcdef")
         assert stem.isascii()
