@@ -19,7 +19,7 @@ from diffedit_batch.config import JobConfig, load_config
 from diffedit_batch.errors import DiffEditError
 
 if TYPE_CHECKING:
-    from diffedit_batch.runtime.driver import RunState
+    from diffedit_batch.runtime.records import RunState
 
 EXIT_INTERRUPTED = 75
 
@@ -139,10 +139,9 @@ class _Progress:
         elapsed = now - self._started
         left = state.num_rows - state.num_done
         eta = f", {left * elapsed / num_here:.0f} s left" if num_here else ""
-        workers = f"{len(state.workers)} workers" if state.workers else "workers starting"
         line = (
             f"{state.num_done}/{state.num_rows} rows, {num_here / elapsed:.2f} rows/s,"
-            f" {state.counts['failed']} failed, {workers}{eta}"
+            f" {state.counts['failed']} failed, workers: {len(state.workers)}{eta}"
         )
         end = "" if self._is_terminal else "\n"
         print(

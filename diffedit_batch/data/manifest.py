@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 import fsspec
@@ -169,7 +170,8 @@ class Manifest:
         row_id = values.get("id")
         if row_id is None:
             content = [image.name or image.key, mask.name or mask.key, texts, overrides]
-            row_id = fingerprint([*content, values.get("seed")])[:16]
+            digest = fingerprint([*content, values.get("seed")])[:16]
+            row_id = f"{PurePath(image.name).stem or 'row'}-{digest}"
             seen_ids[row_id] += 1
             if seen_ids[row_id] > 1:
                 row_id = f"{row_id}-{seen_ids[row_id]}"

@@ -7,18 +7,13 @@ bundles handed to whoever is free, every bundle that returns committed as one pa
 
 import json
 import logging
-import platform
 import secrets
 import signal
-import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import chain, islice
 from typing import Any
 
@@ -28,12 +23,11 @@ from diffedit_batch.config import JobConfig
 from diffedit_batch.data.ledger import Balance, Ledger, row_key, version_key
 from diffedit_batch.data.manifest import Manifest, ManifestRow
 from diffedit_batch.data.storage import Storage
-from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import InterruptedRunError, RowError, TooManyFailuresError
 from diffedit_batch.models.identity import ModelIdentity, identify
 from diffedit_batch.runtime.backlog import Backlog
 from diffedit_batch.runtime.pool import Bundle, Done, WorkerPool, ray_session
-from diffedit_batch.schema import RESULT_SCHEMA
+from diffedit_batch.runtime.records import RunState, error_columns, result_table, run_record
 
 logger = logging.getLogger(__name__)
 
@@ -41,41 +35,6 @@ MAX_DEATHS_ALONE = 3
 """A row that takes this many workers with it, alone, is failed."""
 
 _COMMIT_ROWS = 256
-_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "ray", "pyarrow", "pillow")
-
-
-@dataclass
-class RunState:
-    """A run as it stands; handed to `on_progress` and returned in the end.
-
-    Attributes:
-        run_id: names its parts and its record; begins with the UTC time.
-        num_rows: rows of the manifest (of the limit, if there is one).
-        num_skipped: rows found committed.
-        counts: rows of this run by status.
-        num_failed_before: failed rows among the skipped ones.
-        failures: rows of this run that failed, by `stage/type`.
-        num_truncated_rows: rows with a prompt the text encoder could not read to the end.
-        counters: work done.
-        seconds: by phase, summed over workers, and `total` on the clock.
-        workers: host, device and load time of each worker that became ready.
-    """
-
-    run_id: str
-    num_rows: int = 0
-    num_skipped: int = 0
-    num_failed_before: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    failures: Counter[str] = field(default_factory=Counter)
-    num_truncated_rows: int = 0
-    counters: Counters = field(default_factory=Counters)
-    seconds: dict[str, float] = field(default_factory=dict)
-    workers: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def num_done(self) -> int:
-        """Rows with a result, earlier runs included."""
-        return self.num_skipped + self.counts.total()
 
 
 def run_job(
@@ -150,7 +109,9 @@ class _Run:
             self._commit()
             state.seconds["total"] = time.perf_counter() - self._started
             if state.counts:
-                self._write_record(outcome)
+                record = run_record(state, self._config, self._model, self._started_at, outcome)
+                text = json.dumps(record, indent=2).encode()
+                self._storage.write(f"runs/{state.run_id}.json", text)
         return state
 
     def _rows_to_edit(self) -> Iterator[ManifestRow]:
@@ -166,7 +127,7 @@ class _Run:
                 self._state.num_failed_before += is_failed
             elif row.request is None:
                 assert row.error is not None
-                self._add_results([(row, _error_columns(row.error))], attempts=0)
+                self._add_results([(row, error_columns(row.error))], attempts=0)
                 if sum(table.num_rows for table in self._waiting_tables) >= _COMMIT_ROWS:
                     self._commit()
             else:
@@ -223,38 +184,16 @@ class _Run:
             "worker", "WorkerDied", f"{MAX_DEATHS_ALONE} workers died of this row alone: {cause}"
         )
         row = self._in_flight.pop(request.id)
-        self._add_results([(row, _error_columns(error))], attempts=bundle.num_deaths + 1)
+        self._add_results([(row, error_columns(error))], attempts=bundle.num_deaths + 1)
         self._commit()
 
     def _add_results(self, rows: list[tuple[ManifestRow, dict[str, Any]]], attempts: int) -> None:
-        """Complete the columns of results, count them, and keep them for the next part."""
-        now = datetime.now(UTC)
-        complete = []
-        for row, columns in rows:
-            complete.append(
-                {
-                    **dict.fromkeys(_EMPTY, ""),
-                    **(_request_columns(row) if row.request is not None else {}),
-                    **columns,
-                    "id": row.id,
-                    "image": row.image,
-                    "attempts": attempts,
-                    "model_id": self._model.id,
-                    "model_revision": self._model.revision,
-                    "fingerprint": row.fingerprint,
-                    "run_id": self._state.run_id,
-                    "finished_at": now,
-                }
-            )
-            self._state.counts[columns["status"]] += 1
-            if columns["status"] == "failed":
-                self._state.failures[f"{columns['error_stage']}/{columns['error_type']}"] += 1
-            self._state.num_truncated_rows += bool(columns.get("num_truncated_prompts"))
-        table = pa.Table.from_pylist(complete, schema=RESULT_SCHEMA)
-        carried = pa.Table.from_batches([row.carried for row, _ in rows])
-        for name in carried.column_names:
-            table = table.append_column(carried.schema.field(name), carried.column(name))
-        self._waiting_tables.append(table)
+        """Count results and keep them for the next part."""
+        for _, columns in rows:
+            self._state.count(columns)
+        self._waiting_tables.append(
+            result_table(rows, self._model, run_id=self._state.run_id, attempts=attempts)
+        )
 
     def _commit(self) -> None:
         """Write waiting results as one part."""
@@ -287,59 +226,6 @@ class _Run:
             "parts": balance.parts,
         }
         self._storage.write("_SUCCESS", json.dumps(document, indent=2).encode())
-
-    def _write_record(self, outcome: str) -> None:
-        state = self._state
-        record = {
-            "run_id": state.run_id,
-            "outcome": outcome,
-            "started_at": self._started_at.isoformat(timespec="seconds"),
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "host": socket.gethostname(),
-            "num_rows": state.num_rows,
-            "num_skipped": state.num_skipped,
-            "counts": {name: state.counts[name] for name in ("edited", "unchanged", "failed")},
-            "failures": dict(state.failures),
-            "num_truncated_rows": state.num_truncated_rows,
-            "counters": state.counters.as_dict(),
-            "seconds": {name: round(value, 3) for name, value in state.seconds.items()},
-            "workers": state.workers,
-            "model": {"id": self._model.id, "revision": self._model.revision},
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("diffedit_batch", *_LIBRARIES)},
-            },
-            "config": self._config.model_dump(),
-            "effective_edit": self._config.edit.resolved().model_dump(),
-        }
-        text = json.dumps(record, indent=2).encode()
-        self._storage.write(f"runs/{state.run_id}.json", text)
-
-
-_EMPTY = ("error_stage", "error_type", "error_message", "edited_file_name", "mask_file_name")
-
-
-def _error_columns(error: RowError) -> dict[str, Any]:
-    return {
-        "status": "failed",
-        "error_stage": error.stage,
-        "error_type": error.kind,
-        "error_message": str(error),
-    }
-
-
-def _request_columns(row: ManifestRow) -> dict[str, Any]:
-    request = row.request
-    assert request is not None
-    return {
-        "source_prompt": list(request.source_prompt),
-        "target_prompt": list(request.target_prompt),
-        "caption": list(request.inversion_text),
-        "negative_prompt": list(request.negative_text),
-        "source_negative_prompt": list(request.source_negative_text),
-        "seed": request.seed,
-        **request.edit.model_dump(),
-    }
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from diffedit_batch.data.storage import Storage, file_names
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.engine.requests import EditResult, ImageEdits
 from diffedit_batch.errors import RowError
+from diffedit_batch.runtime.records import error_columns
 from diffedit_batch.schema import EditRequest
 
 if TYPE_CHECKING:
@@ -235,10 +236,4 @@ def _fail(bundle: _Bundle, error: BaseException) -> None:
 
 
 def _failed_row(request: EditRequest, error: RowError) -> dict[str, Any]:
-    return {
-        "id": request.id,
-        "status": "failed",
-        "error_stage": error.stage,
-        "error_type": error.kind,
-        "error_message": str(error),
-    }
+    return {"id": request.id, **error_columns(error)}

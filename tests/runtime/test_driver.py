@@ -27,7 +27,8 @@ from diffedit_batch.errors import (
     TooManyFailuresError,
 )
 from diffedit_batch.runtime import pool
-from diffedit_batch.runtime.driver import RunState, run_job
+from diffedit_batch.runtime.driver import run_job
+from diffedit_batch.runtime.records import RunState
 from diffedit_batch.schema import EDIT_PARAMETERS, RESULT_SCHEMA
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]

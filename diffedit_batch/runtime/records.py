@@ -1,0 +1,144 @@
+"""What a run leaves in writing: result rows, and the record of the run itself."""
+
+import platform
+import socket
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from diffedit_batch.config import JobConfig
+from diffedit_batch.data.manifest import ManifestRow
+from diffedit_batch.engine.counters import Counters
+from diffedit_batch.errors import RowError
+from diffedit_batch.models.identity import ModelIdentity
+from diffedit_batch.schema import RESULT_SCHEMA, STATUSES, EditRequest
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "ray", "pyarrow", "pillow")
+_NEVER_NULL = ("error_stage", "error_type", "error_message", "edited_file_name", "mask_file_name")
+
+
+@dataclass
+class RunState:
+    """A run as it stands; handed to `on_progress` and returned in the end.
+
+    Attributes:
+        run_id: names its parts and its record; begins with the UTC time.
+        num_rows: rows of the manifest (of the limit, if there is one).
+        num_skipped: rows found committed.
+        counts: rows of this run by status.
+        num_failed_before: failed rows among the skipped ones.
+        failures: rows of this run that failed, by `stage/type`.
+        num_truncated_rows: rows with a prompt the text encoder could not read to the end.
+        counters: work done.
+        seconds: by phase, summed over workers, and `total` on the clock.
+        workers: host, device and load time of each worker that became ready.
+    """
+
+    run_id: str
+    num_rows: int = 0
+    num_skipped: int = 0
+    num_failed_before: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    num_truncated_rows: int = 0
+    counters: Counters = field(default_factory=Counters)
+    seconds: dict[str, float] = field(default_factory=dict)
+    workers: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def num_done(self) -> int:
+        """Rows with a result, earlier runs included."""
+        return self.num_skipped + self.counts.total()
+
+    def count(self, columns: dict[str, Any]) -> None:
+        """Count one result by its columns."""
+        self.counts[columns["status"]] += 1
+        if columns["status"] == "failed":
+            self.failures[f"{columns['error_stage']}/{columns['error_type']}"] += 1
+        self.num_truncated_rows += bool(columns.get("num_truncated_prompts"))
+
+
+def error_columns(error: RowError) -> dict[str, Any]:
+    """The columns that say why a row failed."""
+    return {
+        "status": "failed",
+        "error_stage": error.stage,
+        "error_type": error.kind,
+        "error_message": str(error),
+    }
+
+
+def result_table(
+    rows: list[tuple[ManifestRow, dict[str, Any]]],
+    model: ModelIdentity,
+    *,
+    run_id: str,
+    attempts: int,
+) -> pa.Table:
+    """Results as they are committed: what the worker said, what was asked, what was carried."""
+    now = datetime.now(UTC)
+    complete = [
+        {
+            **dict.fromkeys(_NEVER_NULL, ""),
+            **(_request_columns(row.request) if row.request is not None else {}),
+            **columns,
+            "id": row.id,
+            "image": row.image,
+            "attempts": attempts,
+            "model_id": model.id,
+            "model_revision": model.revision,
+            "fingerprint": row.fingerprint,
+            "run_id": run_id,
+            "finished_at": now,
+        }
+        for row, columns in rows
+    ]
+    table = pa.Table.from_pylist(complete, schema=RESULT_SCHEMA)
+    carried = pa.Table.from_batches([row.carried for row, _ in rows])
+    for name in carried.column_names:
+        table = table.append_column(carried.schema.field(name), carried.column(name))
+    return table
+
+
+def run_record(
+    state: RunState, config: JobConfig, model: ModelIdentity, started_at: datetime, outcome: str
+) -> dict[str, Any]:
+    """The content of `runs/<run_id>.json`."""
+    return {
+        "run_id": state.run_id,
+        "outcome": outcome,
+        "started_at": started_at.isoformat(timespec="seconds"),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "num_rows": state.num_rows,
+        "num_skipped": state.num_skipped,
+        "counts": {status: state.counts[status] for status in STATUSES},
+        "failures": dict(state.failures),
+        "num_truncated_rows": state.num_truncated_rows,
+        "counters": state.counters.as_dict(),
+        "seconds": {phase: round(seconds, 3) for phase, seconds in state.seconds.items()},
+        "workers": state.workers,
+        "model": {"id": model.id, "revision": model.revision},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("diffedit_batch", *_LIBRARIES)},
+        },
+        "config": config.model_dump(),
+        "effective_edit": config.edit.resolved().model_dump(),
+    }
+
+
+def _request_columns(request: EditRequest) -> dict[str, Any]:
+    return {
+        "source_prompt": list(request.source_prompt),
+        "target_prompt": list(request.target_prompt),
+        "caption": list(request.inversion_text),
+        "negative_prompt": list(request.negative_text),
+        "source_negative_prompt": list(request.source_negative_text),
+        "seed": request.seed,
+        **request.edit.model_dump(),
+    }
