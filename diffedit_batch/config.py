@@ -18,8 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from diffedit_batch.errors import ConfigError
 
 ALGORITHM_VERSION = 1
-"""Part of every fingerprint: raise it when the same inputs give other pixels, and all rows are
-redone."""
+"""Part of every fingerprint: raise it when the same inputs give other pixels."""
 
 Preset = Literal["paper", "diffusers"]
 Dtype = Literal["float32", "float16", "bfloat16"]

@@ -23,18 +23,14 @@ T = TypeVar("T")
 
 
 class Text(NamedTuple):
-    """A prompt as the network reads it: `states` (L, D), and a `key` by which equal prompts are
-    recognised.
-    """
+    """A prompt as the network reads it: `states` (L, D), and a `key` that tells prompts apart."""
 
     key: Hashable
     states: Tensor
 
 
 class Evaluate(NamedTuple):
-    """Wish for K network outputs: `latents` (K, C, h, w) at one `timestep` (0-dim), one text for
-    each.
-    """
+    """Wish for K network outputs: `latents` (K, C, h, w), `timestep` (0-dim), K texts."""
 
     latents: Tensor
     timestep: Tensor
@@ -54,7 +50,7 @@ Act = Generator[Evaluate | Once, Any, T]
 
 @dataclass(frozen=True)
 class Texts:
-    """The prompts of one row. A negative of None means: no classifier-free guidance there."""
+    """The prompts of one row."""
 
     source: Text
     target: Text
@@ -93,8 +89,7 @@ class Edit:
     Attributes:
         latents: the edited latent (C, h, w), or None where there was nothing to change.
         mask: where the edit may act.
-        difference: the map behind the mask, on its grid, or None where the mask was given or not
-            needed.
+        difference: the map behind the mask, on its grid, or None where none was needed.
     """
 
     latents: Tensor | None
@@ -105,9 +100,7 @@ class Edit:
 def guided(
     latents: Tensor, timestep: Tensor, text: Text, negative: Text, guidance_scale: float
 ) -> Act[Tensor]:
-    """Network outputs (K, C, h, w) under guidance; the negative is asked for only where it
-    counts.
-    """
+    """Network outputs (K, C, h, w) under guidance; the negative is asked only where it counts."""
     count = len(latents)
     if guidance_scale == 1:
         plain: Tensor = yield Evaluate(latents, timestep, [text] * count)
@@ -122,12 +115,11 @@ def guided(
 def find_difference(
     x_0: Tensor, noise: Tensor, texts: Texts, recipe: Recipe, schedule: Schedule
 ) -> Act[Tensor]:
-    """Act 1: the difference map (h, w) of noise estimates under target and source text (paper, step
-    1).
+    """Act 1: the difference map (h, w) of noise estimates under target and source text.
 
-    With equal negatives on both sides [u + g (t - u)] - [u + g (s - u)] = g (t - s): the
-    unconditional term cancels and a common factor does not move a rescaled map, so two evaluations
-    a draw give the mask of any guidance.
+    Step 1 of the paper. With equal negatives on both sides [u + g (t - u)] - [u + g (s - u)] = g (t
+    - s): the unconditional term cancels and a common factor does not move a rescaled map, so two
+    evaluations a draw give the mask of any guidance.
 
     Args:
         x_0: clean latents, (1, C, h, w), or (N, C, h, w) where every draw has its own.
@@ -167,6 +159,46 @@ def find_difference(
     return difference_map(target, source)
 
 
+def find_mask(
+    x_0: Tensor,
+    noise: Tensor,
+    texts: Texts,
+    recipe: Recipe,
+    schedule: Schedule,
+    *,
+    vae_scale_factor: int,
+    flat_tolerance: float,
+) -> Act[tuple[MaskPair, Tensor | None]]:
+    """Act 1, to its end: the mask, and the difference map behind it where one was needed.
+
+    The paper thresholds on the latent grid; on the upsampled map outlines follow the object instead
+    of cells. A map that is flat, because both texts mean the same to the network, gives an empty
+    mask: rescaling it would blow rounding up to a mask of everything.
+
+    Raises:
+        FloatingPointError: the network's outputs are not finite.
+    """
+    grid = torch.zeros(x_0.shape[-2:], dtype=torch.bool, device=x_0.device)
+    nothing = MaskPair.from_latents(grid, vae_scale_factor)
+    if texts.source.key == texts.target.key:
+        return nothing, None
+    difference = yield from find_difference(x_0, noise, texts, recipe, schedule)
+    if not difference.isfinite().all():
+        raise FloatingPointError("the noise estimates of the mask are not finite")
+    if difference.max() <= flat_tolerance:
+        return nothing, difference
+    if not recipe.is_reference:
+        difference = upsample(difference, vae_scale_factor)
+    binary = binarise(
+        difference,
+        recipe.mask_rule,
+        threshold=recipe.mask_threshold,
+        thresholding_ratio=recipe.mask_thresholding_ratio,
+    )
+    make = MaskPair.from_latents if recipe.is_reference else MaskPair.from_pixels
+    return make(binary, vae_scale_factor), difference
+
+
 def invert(
     x_0: Tensor, texts: Texts, recipe: Recipe, schedule: Schedule, prediction_type: PredictionType
 ) -> Act[list[Tensor]]:
@@ -184,8 +216,7 @@ def invert(
             texts.inversion_negative,
             recipe.inversion_guidance_scale,
         )
-        # The reference reads v at the level the latent is at, whatever timestep the network was
-        # told.
+        # The reference reads v at the level the latent is at, whatever the network was told.
         read_at = level if recipe.is_reference else asked
         _, eps = estimates(outputs[0], levels[-1], schedule.alpha_bar[read_at], prediction_type)
         estimate_of_x_0, eps = estimates(eps, levels[-1], schedule.alpha_bar[level], "epsilon")
@@ -201,11 +232,10 @@ def edit_masked(
     schedule: Schedule,
     prediction_type: PredictionType,
 ) -> Act[Tensor]:
-    """Act 3: denoise under the target text, keeping the inverted latents outside the mask (paper,
-    step 3).
+    """Act 3: denoise under the target text, keeping the inverted latents outside the mask.
 
-    Background and result are at the same level at every blend, so the last one puts back the clean
-    latent.
+    Step 3 of the paper. Background and result are at the same level at every blend, so the last one
+    puts back the clean latent.
 
     Args:
         levels: result of `invert`.
@@ -258,41 +288,26 @@ def edit_row(
         schedule: noise levels.
         prediction_type: what the network predicts.
         vae_scale_factor: pixels per latent cell.
-        flat_tolerance: a map that nowhere exceeds it is flat: both texts mean the same to the
-            network.
+        flat_tolerance: a map that nowhere exceeds it is flat.
         mask_latents: clean latents of the mask draws, (N, C, h, w), where they differ from `x_0`.
         own_mask: a given mask (H, W) bool instead of act 1.
 
     Raises:
         ValueError: a parameter that this schedule cannot serve.
     """
-    nothing = torch.zeros(
-        [side * vae_scale_factor for side in x_0.shape[-2:]], dtype=torch.bool, device=x_0.device
-    )
-    difference = None
     if own_mask is not None:
-        mask = MaskPair.from_pixels(own_mask, vae_scale_factor)
+        mask, difference = MaskPair.from_pixels(own_mask, vae_scale_factor), None
     else:
-        if texts.source.key == texts.target.key:
-            return Edit(None, MaskPair.from_pixels(nothing, vae_scale_factor), None)
         clean = x_0[None] if mask_latents is None else mask_latents
-        difference = yield from find_difference(clean, noise, texts, recipe, schedule)
-        if not difference.isfinite().all():
-            raise FloatingPointError("the noise estimates of the mask are not finite")
-        if difference.max() <= flat_tolerance:
-            return Edit(None, MaskPair.from_pixels(nothing, vae_scale_factor), difference)
-        # The paper thresholds on the latent grid; on the upsampled map outlines follow the object
-        # instead of cells.
-        if not recipe.is_reference:
-            difference = upsample(difference, vae_scale_factor)
-        binary = binarise(
-            difference,
-            recipe.mask_rule,
-            threshold=recipe.mask_threshold,
-            thresholding_ratio=recipe.mask_thresholding_ratio,
+        mask, difference = yield from find_mask(
+            clean,
+            noise,
+            texts,
+            recipe,
+            schedule,
+            vae_scale_factor=vae_scale_factor,
+            flat_tolerance=flat_tolerance,
         )
-        make = MaskPair.from_latents if recipe.is_reference else MaskPair.from_pixels
-        mask = make(binary, vae_scale_factor)
     if not mask.latent.any():
         return Edit(None, mask, difference)
     levels = yield Once(

@@ -1,6 +1,4 @@
-"""From what a network says to what DDIM needs: classifier-free guidance and eps / v / x_0
-conversion.
-"""
+"""From what a network says to what DDIM needs: guidance, and eps / v / x_0 conversion."""
 
 from typing import Literal
 

@@ -1,5 +1,4 @@
-"""From noise differences to masks: per-image scale, threshold, pixel and latent grids, feathered
-paste.
+"""From noise differences to masks: per-image scale, threshold, both grids, feathered paste.
 
 Legend: N mask draws, C channels, h x w latent grid, H x W pixels, H = h * factor.
 """
@@ -14,13 +13,11 @@ from torch.nn import functional
 MaskRule = Literal["minmax", "mean_ratio", "otsu"]
 
 CLIP_QUANTILE = 0.99
-"""Values above it count as extremes. The paper drops extremes without saying how many (section
-3.2)."""
+"""Values above it are extremes. The paper drops extremes, not saying how many (section 3.2)."""
 
 
 def difference_map(target: Tensor, source: Tensor) -> Tensor:
-    """Mean absolute difference of two noise estimates (N, C, h, w) over draws and channels, (h, w),
-    fp32.
+    """Mean absolute difference (h, w), fp32, of two noise estimates (N, C, h, w).
 
     Step 1 of the paper (arXiv 2210.11427, section 3.2).
     """
@@ -54,9 +51,7 @@ def rescale(difference: Tensor, rule: MaskRule, thresholding_ratio: float) -> Te
 
 
 def otsu_threshold(scaled: Tensor, num_bins: int = 256) -> Tensor:
-    """The threshold that maximises the variance between the two classes of a map on 0..1 (Otsu,
-    1979).
-    """
+    """The threshold of a map on 0..1 that best separates two classes (Otsu, 1979)."""
     histogram = torch.histc(scaled.float(), num_bins, 0.0, 1.0)
     centres = (torch.arange(num_bins, device=scaled.device) + 0.5) / num_bins
     weight_low = histogram.cumsum(0)
@@ -73,9 +68,7 @@ def otsu_threshold(scaled: Tensor, num_bins: int = 256) -> Tensor:
 def binarise(
     difference: Tensor, rule: MaskRule, *, threshold: float, thresholding_ratio: float
 ) -> Tensor:
-    """Mask (bool, size of the map) by a named rule; see `rescale`. `otsu` finds its own
-    threshold.
-    """
+    """Mask (bool, size of the map) by a rule, see `rescale`; `otsu` finds its own threshold."""
     scaled = rescale(difference, rule, thresholding_ratio)
     return scaled > (otsu_threshold(scaled) if rule == "otsu" else threshold)
 
@@ -116,9 +109,7 @@ def feather(mask: Tensor, width: int) -> Tensor:
 
 
 def paste(edited: Tensor, original: Tensor, alpha: Tensor) -> Tensor:
-    """Edited over original, both uint8 (H, W, 3), by weights (H, W); weight 0 keeps the original
-    byte for byte.
-    """
+    """Edited over original, uint8 (H, W, 3), by weights (H, W); weight 0 keeps the original."""
     weight = alpha[..., None]
     blended = (weight * edited + (1 - weight) * original).round().to(torch.uint8)
     return torch.where(weight > 0, blended, original)

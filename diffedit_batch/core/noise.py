@@ -1,6 +1,4 @@
-"""One random stream per (seed, image content, purpose), the same on every device, worker and
-batch.
-"""
+"""One random stream per (seed, image content, purpose), the same wherever it is drawn."""
 
 import hashlib
 

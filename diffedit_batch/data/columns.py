@@ -44,8 +44,7 @@ _EXPECTED = {
 def resolve_columns(
     schema: pa.Schema, mapping: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """What a manifest calls our columns and the edit parameters, and every problem with its
-    columns.
+    """What a manifest calls our columns and parameters, and every problem with its columns.
 
     Args:
         schema: of the manifest.

@@ -51,9 +51,7 @@ class _Version:
 
 @dataclass
 class Balance:
-    """What stands in the output after finalize: rows by status, and part files by name with their
-    rows.
-    """
+    """What stands in the output after finalize: rows by status, and rows by part file."""
 
     counts: dict[str, int] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)

@@ -1,6 +1,4 @@
-"""Where the files of a manifest are, and where its image paths lead: under their root, or
-nowhere.
-"""
+"""Where the files of a manifest are, and where its image paths lead: under the root only."""
 
 import posixpath
 from pathlib import Path

@@ -83,9 +83,7 @@ class Manifest:
             raise ManifestError(f"manifest {self.uri}", problems)
 
     def rows(self) -> Iterator[ManifestRow]:
-        """All rows in order. Only bytes of images held in the manifest are read; files are only
-        looked up.
-        """
+        """All rows in order. Images in the manifest are read, image files only looked up."""
         seen_ids: Counter[str] = Counter()
         for file in self.files:
             with _open(file, self.uri) as parquet:

@@ -1,5 +1,4 @@
-"""Step-level batching: the wishes of many rows, at any phase and timestep, in few full network
-calls.
+"""Step-level batching: the wishes of many rows, at any timestep, in few full network calls.
 
 Acts (see `core.diffedit`) yield what they need and are parked; `Batcher.step` packs parked wishes
 of one shape into one call, oldest row first, and hands the outputs back. Rows that finish early
@@ -79,9 +78,7 @@ class Batcher:
         self._advance(_Task(self._num_started, act, scope, token), None)
 
     def step(self) -> list[Finished]:
-        """Run one network call, if any act waits for one; return the acts that ended since the last
-        step.
-        """
+        """Run one network call, if any act waits; return the acts that ended meanwhile."""
         if self._parked:
             self._call(self._parked[0].bucket)
         finished, self._finished = self._finished, []
@@ -130,9 +127,7 @@ class Batcher:
                 self._advance(task, torch.cat(task.outputs))
 
     def _shrink(self, bucket: tuple[int, ...], size: int, first: _Task, error: Exception) -> None:
-        """Remember a smaller call for this shape; if not even one fits, the row that asked
-        fails.
-        """
+        """Remember a smaller call for this shape; if not even one fits, fail the row that asked."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if size > 1:

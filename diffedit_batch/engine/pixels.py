@@ -74,9 +74,7 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def paste_picture(edited: Picture, original: Picture, weights: Tensor) -> Picture:
-    """Edited over original by weights of the same size; weight 0 keeps the original byte for
-    byte.
-    """
+    """Edited over original, by weights of their size; weight 0 keeps the original's bytes."""
     # Pictures that came from elsewhere may be read-only, which torch does not take.
     over, under = (torch.from_numpy(np.require(p, requirements="W")) for p in (edited, original))
     pasted: Picture = paste(over, under, weights).numpy()

@@ -23,9 +23,7 @@ from diffedit_batch.schema import EditRequest
 
 @dataclass(frozen=True)
 class ImageEdits:
-    """One picture, uint8 (H, W, 3), the edits asked of it, and own masks (bool, (H, W)) by request
-    id.
-    """
+    """One picture, uint8 (H, W, 3), its edits, and own masks, bool (H, W), by request id."""
 
     picture: Picture
     requests: Sequence[EditRequest]
@@ -82,9 +80,7 @@ class EditResult:
 
     @cached_property
     def weights(self) -> Tensor:
-        """How much of each pixel is edit, (H, W) in 0..1, original size: the mask with its soft
-        edge.
-        """
+        """The mask with its soft edge, (H, W) in 0..1, original size."""
         assert self.working_mask is not None
         soft = feather(torch.from_numpy(self.working_mask), self.request.edit.feather)
         return resize_weights(soft, self.size)

@@ -1,5 +1,4 @@
-"""The parts of a latent diffusion model, as the engine uses them: text in, noise estimates, images
-in and out.
+"""A latent diffusion model as the engine uses it: text in, noise estimates, images in and out.
 
 Legend: B batch, C latent channels, h x w latent grid, H x W pixels, L tokens, D text width.
 """
@@ -110,9 +109,7 @@ class Components:
         return cls(pipeline, config.resolution)
 
     def _make_schedule(self, num_inference_steps: int) -> Schedule:
-        """Levels for a number of steps (cached). Raises ValueError where the model cannot serve
-        them.
-        """
+        """Levels for a number of steps. Raises ValueError where the model cannot serve them."""
         return make_schedule(
             self._alphas_cumprod,
             num_inference_steps,
@@ -141,8 +138,12 @@ class Components:
 
     @torch.no_grad()
     def predict(self, latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
-        """Network outputs (B, C, h, w), fp32, for latents (B, C, h, w), timesteps (B,) and texts
-        (B, L, D).
+        """Network outputs (B, C, h, w), fp32.
+
+        Args:
+            latents: (B, C, h, w).
+            timesteps: (B,); they may differ.
+            states: texts, (B, L, D).
         """
         outputs = self._unet(
             latents.to(self.dtype), timesteps, encoder_hidden_states=states.to(self.dtype)

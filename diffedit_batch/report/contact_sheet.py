@@ -1,6 +1,4 @@
-"""A picture of a run: source | mask overlay | edited, with the prompts, for a sample of its
-rows.
-"""
+"""A picture of a run: source, mask overlay and edit of some rows, with their prompts."""
 
 import io
 from collections.abc import Callable, Sequence

@@ -34,9 +34,7 @@ class Backlog:
         self._returned: deque[Bundle] = deque()
 
     def put_back(self, bundle: Bundle) -> None:
-        """Return a bundle whose worker died; it goes out again first, in halves where it can be
-        halved.
-        """
+        """Return a bundle whose worker died; it goes out again first, in halves if it can be."""
         requests = [request for group in bundle.groups for request in group]
         was_alone = len(requests) == 1 and bundle.num_deaths > 0
         middle = math.ceil(len(requests) / 2)
@@ -66,7 +64,7 @@ class Backlog:
     def _next(self) -> Bundle | None:
         self._fill()
         size = self._bundle_rows
-        if self._is_exhausted:
+        if self._is_exhausted and self._num_workers > 1:
             # Near the end smaller bundles let all workers finish together.
             size = min(size, math.ceil(self._num_waiting / (2 * self._num_workers)))
         groups: list[tuple[EditRequest, ...]] = []

@@ -115,9 +115,7 @@ class _Run:
         return state
 
     def _rows_to_edit(self) -> Iterator[ManifestRow]:
-        """Rows of the manifest that need an editor; those done are skipped, those refused are
-        committed.
-        """
+        """Rows that need an editor; those done are skipped, those refused are committed."""
         for row in islice(self._manifest.rows(), self._limit):
             key = version_key(row.id, row.fingerprint)
             self._current[row_key(row.id)] = key

@@ -1,9 +1,10 @@
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import PNDMScheduler, StableDiffusionPipeline
 
 from diffedit_batch.config import ModelConfig
 from diffedit_batch.errors import ModelError
@@ -144,3 +145,28 @@ def test_broken_weights_are_one_clear_error(tiny_model: Path, tmp_path: Path) ->
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelError, match="cannot load model"):
         Components.load(ModelConfig(id=str(folder)), "cpu")
+
+
+def test_a_checkpoint_as_they_are_on_the_hub_loads(tiny_model: Path, tmp_path: Path) -> None:
+    """Stable Diffusion 1.5 comes with a PNDM scheduler and an index older than image encoders."""
+    folder = tmp_path / "sd15"
+    shutil.copytree(tiny_model, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["image_encoder"]
+    index["scheduler"] = ["diffusers", "PNDMScheduler"]
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    ).save_pretrained(folder / "scheduler")
+    model = Components.load(ModelConfig(id=str(folder)), "cpu")
+    assert model.prediction_type == "epsilon"
+    assert model.schedule(50).timesteps[[0, 1, 25, 50]].tolist() == [0, 1, 481, 981]
+    original = Components.load(ModelConfig(id=str(tiny_model)), "cpu")
+    assert torch.equal(model.schedule(50).alpha_bar, original.schedule(50).alpha_bar)
