@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from diffedit_batch.data.images import encode_png
 from diffedit_batch.demo.scenes import (
     CHANGE_KINDS,
     VALIDATION_SEEDS,
@@ -30,7 +30,7 @@ def write_demo_manifest(folder: Path) -> Path:
         # "Remove" needs something to remain, for the prompt to name.
         if len(scene.objects) == 2:
             name = f"scene-{seed}.png"
-            Image.fromarray(render(scene)).save(pictures / name)
+            _write_if_new(pictures / name, encode_png(render(scene)))
             for kind in CHANGE_KINDS[: NUM_ROWS - len(rows)]:
                 after = edit(scene, sample_change(scene, kind, seed))
                 rows.append(
@@ -46,3 +46,9 @@ def write_demo_manifest(folder: Path) -> Path:
     path = folder / "manifest.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path
+
+
+def _write_if_new(path: Path, data: bytes) -> None:
+    """A picture written again would count as changed, and its edits would be done again."""
+    if not path.exists() or path.read_bytes() != data:
+        path.write_bytes(data)

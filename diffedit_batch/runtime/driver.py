@@ -35,6 +35,7 @@ MAX_DEATHS_ALONE = 3
 """A row that takes this many workers with it, alone, is failed."""
 
 _COMMIT_ROWS = 256
+_PROBE = "_diffedit/is-writable"
 
 
 def run_job(
@@ -133,6 +134,9 @@ class _Run:
                 yield row
 
     def _edit(self, rows: Iterator[ManifestRow]) -> None:
+        # An output that cannot be written must not cost a cluster's start to be found out.
+        self._storage.write(_PROBE, b"")
+        self._storage.remove([_PROBE])
         with ray_session(self._config), _stop_on_signal() as stop:
             pool = WorkerPool(self._config)
             try:

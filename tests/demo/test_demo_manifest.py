@@ -18,3 +18,12 @@ def test_the_demo_manifest_is_one_the_job_accepts_whole(tmp_path: Path) -> None:
     assert all(row.error is None for row in rows)
     kinds = Counter(pq.ParquetFile(path).read().column("kind").to_pylist())
     assert set(kinds) == {"recolour", "reshape", "replace", "background", "remove"}
+
+
+def test_the_demo_run_again_finds_its_rows_unchanged(tmp_path: Path) -> None:
+    def fingerprints() -> list[str]:
+        path = write_demo_manifest(tmp_path)
+        config = load_config(ROOT / "configs/demo.yaml", [f"input.manifest={path}"])
+        return [row.fingerprint for row in Manifest(config, "model").rows()]
+
+    assert fingerprints() == fingerprints()

@@ -24,6 +24,7 @@ from diffedit_batch.errors import (
     InterruptedRunError,
     ManifestError,
     ModelError,
+    StorageError,
     TooManyFailuresError,
 )
 from diffedit_batch.runtime import pool
@@ -267,7 +268,7 @@ def test_a_worker_that_forgets_a_row_is_found_out(
 ) -> None:
     monkeypatch.setattr(pool, "Worker", LosingWorker)
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 4)))
-    with pytest.raises(Exception, match="rows have no result"):
+    with pytest.raises(StorageError, match="rows have no result"):
         run_job(job(tmp_path, Path("demo")))
     assert not (tmp_path / "output" / "_SUCCESS").exists()
 
@@ -325,3 +326,14 @@ def test_rows_of_every_kind_of_image_cell(tmp_path: Path) -> None:
         pq.write_table(table.set_column(place, "image", column), tmp_path / "manifest.parquet")
         assert run_job(job(tmp_path, Path("demo"))).counts["failed"] == 0
     assert np.asarray(check_output(tmp_path, 1)).size == 1
+
+
+def test_an_output_that_cannot_be_written_is_found_out_before_workers_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "Worker", DyingWorker)
+    write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
+    (tmp_path / "file").touch()
+    config = job(tmp_path, Path("demo"), output={"uri": str(tmp_path / "file" / "output")})
+    with pytest.raises(StorageError, match="cannot write"):
+        run_job(config)
