@@ -141,9 +141,10 @@ class _Progress:
         elapsed = max(now - self._started, 1e-9)
         left = state.num_rows - state.num_done
         eta = f", {left * elapsed / num_here:.0f} s left" if num_here else ""
+        workers = f"workers: {len(state.workers)}" if state.workers else "workers are starting"
         line = (
             f"{state.num_done}/{state.num_rows} rows, {num_here / elapsed:.2f} rows/s,"
-            f" {state.counts['failed']} failed, workers: {len(state.workers)}{eta}"
+            f" {state.counts['failed']} failed, {workers}{eta}"
         )
         end = "" if self._is_terminal else "\n"
         print(
