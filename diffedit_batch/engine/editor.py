@@ -224,24 +224,14 @@ class DiffEditor:
                     row, FloatingPointError("the edited picture is not finite")
                 )
             working = to_picture(image)
-        result = EditResult(
+        return EditResult(
             request=row.request,
             original=row.edits.picture,
             working=working,
             working_mask=edit.mask.pixel.cpu().numpy(),
+            difference=None if edit.difference is None else edit.difference.cpu().numpy(),
             num_truncated_prompts=row.num_truncated_prompts,
             seconds=time.perf_counter() - row.started,
-        )
-        if edit.difference is None:
-            return result
-        values = edit.difference.double()
-        grid = edit.mask.pixel if values.shape == edit.mask.pixel.shape else edit.mask.latent
-        inside, outside = values[grid].mean(), values[~grid].mean()
-        return dataclasses.replace(
-            result,
-            map_mean=float(values.mean()),
-            map_max=float(values.max()),
-            map_contrast=float(inside / outside),
         )
 
     def _retry_or_fail(self, row: _Row, error: Exception) -> EditResult | None:

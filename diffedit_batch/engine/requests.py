@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffedit_batch.core.mask import feather
@@ -43,9 +45,8 @@ class EditResult:
         error: why the row failed, or None.
         working: the decoded edit at working size, or None where there was nothing to change.
         working_mask: where the edit acted, at working size.
-        map_mean: mean of the difference map; NaN without one, as the next two.
-        map_max: its largest value.
-        map_contrast: its mean inside the mask over its mean outside.
+        difference: the map behind the mask, in pixels at working size (with preset `diffusers` in
+            latent cells), or None without one.
         num_truncated_prompts: texts of this row that the text encoder could not read to the end.
         seconds: from admission to result, waiting for neighbours in shared calls included.
     """
@@ -55,9 +56,7 @@ class EditResult:
     error: RowError | None = None
     working: Picture | None = None
     working_mask: Mask | None = None
-    map_mean: float = float("nan")
-    map_max: float = float("nan")
-    map_contrast: float = float("nan")
+    difference: NDArray[np.float32] | None = None
     num_truncated_prompts: int = 0
     seconds: float = 0.0
 
@@ -76,7 +75,30 @@ class EditResult:
     @property
     def coverage(self) -> float:
         """Share of the picture inside the mask."""
-        return float("nan") if self.working_mask is None else float(self.working_mask.mean())
+        assert self.working_mask is not None
+        return float(self.working_mask.mean())
+
+    @property
+    def map_mean(self) -> float | None:
+        """Mean of the difference map, or None without one."""
+        return None if self.difference is None else float(self.difference.mean())
+
+    @property
+    def map_max(self) -> float | None:
+        """Largest value of the difference map, or None without one."""
+        return None if self.difference is None else float(self.difference.max())
+
+    @property
+    def map_contrast(self) -> float | None:
+        """Mean of the map inside the mask over its mean outside, or None where either is empty."""
+        if self.difference is None or self.working_mask is None:
+            return None
+        factor = self.working_mask.shape[0] // self.difference.shape[0]
+        mask = self.working_mask[::factor, ::factor]
+        inside, outside = self.difference[mask], self.difference[~mask]
+        if inside.size == 0 or outside.size == 0 or not outside.any():
+            return None
+        return float(inside.mean() / outside.mean())
 
     @cached_property
     def weights(self) -> Tensor:

@@ -83,6 +83,19 @@ def test_equal_prompts_change_nothing(tiny: Components, preset: str) -> None:
     assert result.status == "unchanged"
     assert np.array_equal(result.image, image)
     assert result.coverage == 0
+    assert result.map_mean is result.map_max is result.map_contrast is None
+
+
+@pytest.mark.parametrize("preset", ["paper", "diffusers"])
+def test_map_statistics_describe_the_map_on_its_grid(tiny: Components, preset: str) -> None:
+    result = edit_one(tiny, request(preset=preset), picture())
+    assert result.difference is not None
+    assert result.difference.shape == ((64, 64) if preset == "paper" else (8, 8))
+    assert result.map_mean is not None
+    assert result.map_max is not None
+    assert result.map_contrast is not None
+    assert 0 < result.map_mean < result.map_max
+    assert 1 < result.map_contrast < 100
 
 
 def all_rows(model: Components, batch_size: int, order: int = 1) -> dict[str, EditResult]:
@@ -322,4 +335,5 @@ def test_the_embedded_model_recolours_an_object_and_nothing_else(demo: Component
     assert inside[2] > inside[0] + 50, "the object is blue"
     untouched = (result.weights == 0).numpy()
     assert np.array_equal(result.image[untouched], scenes.render(scene)[untouched])
+    assert result.map_contrast is not None
     assert result.map_contrast > 2

@@ -80,6 +80,7 @@ def test_a_job_runs_reruns_and_does_only_what_changed(tmp_path: Path, tiny_model
         assert row["error_message"] == row["error_type"] == row["error_stage"] == ""
         assert row["run_id"] == state.run_id
         assert all(row[name] is not None for name in EDIT_PARAMETERS)
+        assert not any(value != value for value in row.values()), "NaN"
         edited = picture(tmp_path / "output", row["edited_file_name"])
         mask = picture(tmp_path / "output", row["mask_file_name"])
         assert edited.shape == (45, 70, 3)
