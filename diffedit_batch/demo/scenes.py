@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw
 
 ImageArray = NDArray[np.uint8]
 MaskArray = NDArray[np.bool_]
-Place = tuple[float, float, float, float]
 ChangeKind = Literal["recolour", "reshape", "replace", "background", "remove"]
 
 SIZE = 128
@@ -96,7 +95,7 @@ def sample_scene(seed: int) -> SceneSpec:
     places = _sample_places(rng, count)
     return SceneSpec(
         objects=tuple(
-            SceneObject(str(color), str(shape), *place)
+            SceneObject(str(color), str(shape), *place.tolist())
             for color, shape, place in zip(colors, shapes, places, strict=True)
         ),
         ground=str(rng.choice(list(GROUNDS))),
@@ -176,21 +175,15 @@ def true_mask(before: SceneSpec, after: SceneSpec) -> MaskArray:
     return mask
 
 
-def _sample_places(rng: np.random.Generator, count: int) -> list[Place]:
-    """Return x, y, radius and rotation of objects that lie inside the image and do not touch."""
-    smallest, largest = (20.0, 34.0) if count == 1 else (17.0, 26.0)
+def _sample_places(rng: np.random.Generator, count: int) -> NDArray[np.floating[Any]]:
+    """Return rows of x, y, radius and rotation: objects inside the image that do not touch."""
+    smallest, largest = (20, 34) if count == 1 else (17, 26)
     while True:
-        places = []
-        for _ in range(count):
-            radius = rng.uniform(smallest, largest)
-            low, high = _REACH * radius, SIZE - _REACH * radius
-            x, y = rng.uniform(low, high), rng.uniform(low, high)
-            places.append((x, y, radius, rng.uniform(0, 2 * np.pi)))
-        if count < 2:
-            return places
-        (x_0, y_0, radius_0, _), (x_1, y_1, radius_1, _) = places
-        if np.hypot(x_0 - x_1, y_0 - y_1) > _REACH * (radius_0 + radius_1) + 2:
-            return places
+        radius = rng.uniform(smallest, largest, size=count)
+        x, y = rng.uniform(_REACH * radius, SIZE - _REACH * radius, size=(2, count))
+        distance = np.hypot(np.ptp(x), np.ptp(y)) if count == 2 else np.inf
+        if distance > _REACH * radius.sum() + 2:
+            return np.stack([x, y, radius, rng.uniform(0, 2 * np.pi, size=count)], axis=1)
 
 
 def _draw_other(rng: np.random.Generator, names: list[str], taken: set[str]) -> str:
