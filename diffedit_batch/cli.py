@@ -8,6 +8,7 @@ interrupted on request (resumable).
 import argparse
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,12 +17,10 @@ from typing import TYPE_CHECKING
 
 from diffedit_batch import __version__
 from diffedit_batch.config import JobConfig, load_config
-from diffedit_batch.errors import DiffEditError
+from diffedit_batch.errors import DiffEditError, InterruptedRunError
 
 if TYPE_CHECKING:
     from diffedit_batch.runtime.records import RunState
-
-EXIT_INTERRUPTED = 75
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return InterruptedRunError.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,7 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print JSON")
     demo = add("demo", _demo, "Render scenes, edit them with the embedded model, draw a picture.")
     demo.add_argument("folder", nargs="?", default="out/demo", type=Path, help="(out/demo)")
-    demo.add_argument("--config", default="configs/demo.yaml", help="(configs/demo.yaml)")
     return parser
 
 
@@ -99,6 +97,9 @@ def _execute(config: JobConfig, limit: int | None = None, retry_failed: bool = F
     from diffedit_batch.runtime.driver import run_job
 
     progress = _Progress()
+    # While it edits, the driver stops in an orderly way; before and after, like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)
     try:
         state = run_job(config, limit=limit, retry_failed=retry_failed, on_progress=progress.show)
     finally:
@@ -135,13 +136,13 @@ class _Progress:
         if not self._is_terminal and now - self._shown < 10:
             return
         self._shown = now
-        if not state.workers:
+        if not state.num_workers:
             self._started = now  # what a model takes to load says nothing about the rows
         num_here = state.counts.total()
         elapsed = max(now - self._started, 1e-9)
         left = state.num_rows - state.num_done
         eta = f", {left * elapsed / num_here:.0f} s left" if num_here else ""
-        workers = f"workers: {len(state.workers)}" if state.workers else "workers are starting"
+        workers = f"workers: {state.num_workers}" if state.num_workers else "workers are starting"
         line = (
             f"{state.num_done}/{state.num_rows} rows, {num_here / elapsed:.2f} rows/s,"
             f" {state.counts['failed']} failed, {workers}{eta}"
@@ -194,14 +195,11 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from diffedit_batch.demo.manifest import write_demo_manifest
+    from diffedit_batch.demo.manifest import demo_job, write_demo_manifest
     from diffedit_batch.report.contact_sheet import write_contact_sheet
 
     folder: Path = arguments.folder
-    manifest = write_demo_manifest(folder)
-    config = load_config(
-        arguments.config, [f"input.manifest={manifest}", f"output.uri={folder / 'output'}"]
-    )
+    config = demo_job(write_demo_manifest(folder), folder / "output")
     _execute(config)
     sheet = write_contact_sheet(config.output.uri, folder, folder / "contact-sheet.png")
     print(f"picture: {sheet}")

@@ -170,6 +170,23 @@ class JobConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
     seed: int = Field(0, ge=0, lt=2**63)
 
+    @property
+    def device(self) -> Literal["cuda", "cpu"]:
+        """What workers compute on."""
+        return "cuda" if self.cluster.gpus_per_worker > 0 else "cpu"
+
+    def with_absolute_paths(self) -> "JobConfig":
+        """A copy whose local paths mean the same in every process, whatever folder it runs in."""
+        output = self.output.model_copy(update={"uri": _absolute(self.output.uri)})
+        model = self.model
+        if Path(model.id).expanduser().is_dir():
+            model = model.model_copy(update={"id": _absolute(model.id)})
+        return self.model_copy(update={"output": output, "model": model})
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().resolve())
+
 
 def load_config(path: str | Path, settings: Iterable[str] = ()) -> JobConfig:
     """The job a YAML file describes, with `section.key=value` settings applied over it.

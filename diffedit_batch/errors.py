@@ -79,7 +79,7 @@ class RowError(DiffEditError):
     """One row cannot be edited.
 
     Attributes:
-        stage: where it happened: `manifest`, `load`, `edit`, `write` or `worker`.
+        stage: where it happened: `manifest`, `load`, `edit` or `worker`.
         kind: a stable name to group failures by, e.g. `ImageUnreadable`.
     """
 

@@ -1,6 +1,7 @@
 """The data contract: what one requested edit is, and which columns a result has."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -51,7 +52,7 @@ class EditRequest:
         source_prompt: what the image shows. Here and below, several texts stand for the mean of
             their embeddings.
         target_prompt: what it shall show.
-        edit: effective parameters, resolved.
+        edit: effective parameters; what is left to the preset is filled in on creation.
         seed: seeds the mask draws.
         caption: text for the inversion where `edit.invert_with` is `caption`; None: the source
             prompt.
@@ -66,7 +67,7 @@ class EditRequest:
     id: str
     source_prompt: tuple[str, ...]
     target_prompt: tuple[str, ...]
-    edit: EditConfig = field(default_factory=lambda: EditConfig().resolved())
+    edit: EditConfig = field(default_factory=EditConfig)
     seed: int = 0
     caption: tuple[str, ...] | None = None
     negative_prompt: tuple[str, ...] | None = None
@@ -74,6 +75,21 @@ class EditRequest:
     image: ImageRef | None = None
     mask: ImageRef | None = None
     fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "edit", self.edit.resolved())
+
+    def columns(self) -> dict[str, Any]:
+        """Result columns that say what was asked, as it is used."""
+        return {
+            "source_prompt": list(self.source_prompt),
+            "target_prompt": list(self.target_prompt),
+            "caption": list(self.inversion_text),
+            "negative_prompt": list(self.negative_text),
+            "source_negative_prompt": list(self.source_negative_text),
+            "seed": self.seed,
+            **self.edit.model_dump(),
+        }
 
     @property
     def inversion_text(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from diffedit_batch.config import JobConfig
@@ -39,6 +40,17 @@ class DyingWorker(FakeWorker):
 
     def load(self) -> WorkerInfo:
         os._exit(1)
+
+
+class OneStartsWorker(FakeWorker):
+    """The first of a run starts, all others die while loading."""
+
+    def load(self) -> WorkerInfo:
+        try:
+            (Path(self.config.output.uri) / "one-has-started").touch(exist_ok=False)
+        except FileExistsError:
+            os._exit(1)
+        return super().load()
 
 
 class NoModelWorker(FakeWorker):

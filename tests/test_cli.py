@@ -146,12 +146,17 @@ def test_a_job_from_the_command_line(
 def test_the_plan_counts_what_the_job_then_does(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_here: None
 ) -> None:
-    """Every kind of sharing: captions, negatives, seeds, steps and own masks beside each other."""
+    """Every kind of sharing side by side, and more edits of one image than one group takes."""
     rows = edits_of(["000.png"] * 1, per_picture=3) + edits_of(["001.png"], per_picture=3)
     rows[1]["caption"] = "a star on sand"
     rows[2]["negative_prompt"], rows[2]["source_negative_prompt"] = "sky", "brick"
     rows[3]["seed"], rows[4]["num_inference_steps"], rows[5]["guidance_scale"] = 3, 7, 1.0
     rows[5]["mask"] = "002.png"
+    more = edits_of(["002.png"], per_picture=3) * 15
+    rows += [{**row, "id": f"more-{i}"} for i, row in enumerate(more)]
+    rows[6]["preset"] = rows[7]["preset"] = "diffusers"
+    rows[7]["seed"], rows[8]["inversion_timestep"] = 4, "current"
+    rows[9]["target_prompt"] = rows[9]["source_prompt"]
     write_manifest(tmp_path, rows)
     cli.main(["plan", str(config), "--json"])
     planned = json.loads(capsys.readouterr().out)["unet_evals"]

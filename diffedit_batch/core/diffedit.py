@@ -290,12 +290,12 @@ def edit_row(
         vae_scale_factor: pixels per latent cell.
         flat_tolerance: a map that nowhere exceeds it is flat.
         mask_latents: clean latents of the mask draws, (N, C, h, w), where they differ from `x_0`.
-        own_mask: a given mask (H, W) bool instead of act 1.
+        own_mask: a given mask (H, W) bool instead of act 1. Equal texts change nothing even so.
 
     Raises:
         ValueError: a parameter that this schedule cannot serve.
     """
-    if own_mask is not None:
+    if own_mask is not None and texts.source.key != texts.target.key:
         mask, difference = MaskPair.from_pixels(own_mask, vae_scale_factor), None
     else:
         clean = x_0[None] if mask_latents is None else mask_latents

@@ -68,9 +68,15 @@ def otsu_threshold(scaled: Tensor, num_bins: int = 256) -> Tensor:
 def binarise(
     difference: Tensor, rule: MaskRule, *, threshold: float, thresholding_ratio: float
 ) -> Tensor:
-    """Mask (bool, size of the map) by a rule, see `rescale`; `otsu` finds its own threshold."""
+    """Mask (bool, size of the map) by a rule, see `rescale`.
+
+    `threshold` is for `minmax`: `otsu` finds its own, and `mean_ratio` cuts at one half, as the
+    reference does, and is tuned by its ratio.
+    """
     scaled = rescale(difference, rule, thresholding_ratio)
-    return scaled > (otsu_threshold(scaled) if rule == "otsu" else threshold)
+    if rule == "otsu":
+        return scaled > otsu_threshold(scaled)
+    return scaled > (threshold if rule == "minmax" else 0.5)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,10 @@ def encode_png(picture: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
 
 def _read_bytes(ref: ImageRef, max_bytes: int) -> bytes:
     if not ref.uri:
-        data = bytes(_column(ref.file, ref.row_group, ref.column)[ref.row].as_py() or b"")
+        try:
+            data = bytes(_column(ref.file, ref.row_group, ref.column)[ref.row].as_py() or b"")
+        except (OSError, pa.ArrowException) as error:
+            raise RowError("load", "ImageUnreadable", f"{ref.file}: {error}") from error
         size = len(data)
     else:
         try:
@@ -143,7 +146,7 @@ def _to_rgb(image: Image.Image, ground: str = "white") -> Image.Image:
     return image.convert("RGB")
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def _column(file: str, row_group: int, column: str) -> pa.ChunkedArray:
     """One binary column of one row group, kept for the neighbours that are read next."""
     with fsspec.open(file, "rb") as source:

@@ -80,6 +80,27 @@ class Ledger:
                 counts[status] += 1
         return counts
 
+    def type_problems(self, carried: pa.Schema) -> list[str]:
+        """Why columns carried from a manifest cannot stand beside those of earlier runs."""
+        problems = []
+        for part in self._storage.names("results", ".parquet")[-1:]:
+            with self._storage.fs.open(self._storage.full(f"results/{part}"), "rb") as file:
+                there = pq.ParquetFile(file).schema_arrow
+            for new in carried:
+                if new.name not in there.names:
+                    continue
+                old = there.field(new.name)
+                try:
+                    pa.unify_schemas(
+                        [pa.schema([old]), pa.schema([new])], promote_options="permissive"
+                    )
+                except pa.ArrowException:
+                    problems.append(
+                        f"column {new.name!r} has type {new.type}, in the results of earlier runs"
+                        f" {old.type}; rename it, or choose another output.uri"
+                    )
+        return problems
+
     def commit(self, table: pa.Table) -> str:
         """Add one part; its PNGs must be in place. Returns its name."""
         self._num_parts += 1

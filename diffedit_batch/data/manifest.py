@@ -32,6 +32,7 @@ class ManifestRow:
         fingerprint: changes when anything the result depends on does.
         image: the image as people know it: path or URI as written, empty for unnamed bytes.
         group: equal for rows of one image.
+        asked: result columns that say what was asked, as far as it could be read.
         carried: the manifest's other columns, one row.
     """
 
@@ -41,6 +42,7 @@ class ManifestRow:
     fingerprint: str
     image: str
     group: str
+    asked: dict[str, Any]
     carried: pa.RecordBatch
 
 
@@ -77,6 +79,8 @@ class Manifest:
                 problems.append(f"{file} has other columns than {self.files[0]}")
             elif not schema.equals(first, check_metadata=True):
                 problems += _type_problems(file, schema, first, config.input.columns)
+            used = {*self._columns.values(), *self._overrides.values()}
+            self.carried_schema = pa.schema([f for f in first if f.name not in used])
         if not problems:
             problems += self._id_problems()
         if problems:
@@ -116,7 +120,10 @@ class Manifest:
             more = f" and {len(repeated) - _SHOWN} more" if len(repeated) > _SHOWN else ""
             problems.append(f"column {column!r}: ids must be unique; repeated: {shown}{more}")
         if num_null:
-            problems.append(f"column {column!r}: {num_null} rows have no id")
+            problems.append(
+                f"column {column!r}: {num_null} rows have no id; give every row one, or leave the"
+                " column out"
+            )
         return problems
 
     def _rows_of(
@@ -174,12 +181,19 @@ class Manifest:
             if seen_ids[row_id] > 1:
                 row_id = f"{row_id}-{seen_ids[row_id]}"
         request, error = None, image.error or mask.error
+        asked: dict[str, Any] = {
+            name: cell if isinstance(cell, list) else [cell]
+            for name, cell in texts.items()
+            if cell is not None
+        }
         seed = self._config.seed if values.get("seed") is None else _as_integer(values["seed"])
         try:
             if not isinstance(seed, int) or not 0 <= seed < 2**63:
                 raise RowError("manifest", "InvalidParameter", f"seed: {seed} is not in 0..2^63-1")
+            asked["seed"] = seed
             edit = _override(self._config.edit, overrides).resolved()
             parameters: dict[str, Any] = edit.model_dump()
+            asked |= parameters
             if error is None:
                 request = EditRequest(
                     id=str(row_id),
@@ -200,7 +214,8 @@ class Manifest:
             [
                 ALGORITHM_VERSION,
                 self._model_key,
-                [config.model.dtype, config.model.vae_dtype, config.model.enable_vae_tiling],
+                [config.model.dtype or config.device, config.model.variant],
+                [config.model.vae_dtype, config.model.enable_vae_tiling],
                 [config.model.resolution, config.input.size_multiple],
                 image.key,
                 mask.key,
@@ -211,8 +226,16 @@ class Manifest:
         )
         if request is not None:
             request = replace(request, fingerprint=row_fingerprint)
+            asked = request.columns()
         return ManifestRow(
-            str(row_id), request, error, row_fingerprint, image.name, image.group, carried
+            id=str(row_id),
+            request=request,
+            error=error,
+            fingerprint=row_fingerprint,
+            image=image.name,
+            group=image.group,
+            asked=asked,
+            carried=carried,
         )
 
     def _image(self, value: Any, name: str, cell: ImageRef) -> "_Found":

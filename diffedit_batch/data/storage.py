@@ -11,9 +11,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from diffedit_batch.config import fingerprint
-from diffedit_batch.errors import StorageError
+from diffedit_batch.errors import ConfigError, StorageError
 
 TEMPORARY = "_diffedit/tmp"
+PROBE = "_diffedit/probe"
+"""There while a run edits, for workers to see that they write where the driver reads."""
 
 
 class Storage:
@@ -27,7 +29,7 @@ class Storage:
         try:
             self.fs, self.root = fsspec.core.url_to_fs(uri)
         except (ImportError, ValueError) as error:
-            raise StorageError(f"output.uri {uri!r}: {error}") from error
+            raise ConfigError("config", [f"output.uri {uri!r}: {error}"]) from error
         self.uri = uri
 
     def write(self, path: str, data: bytes) -> None:

@@ -1,10 +1,11 @@
-"""A manifest of rendered scenes and edits of them, to try the job on."""
+"""Rendered scenes and edits of them, to try the job on."""
 
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffedit_batch.config import JobConfig
 from diffedit_batch.data.images import encode_png
 from diffedit_batch.demo.scenes import (
     CHANGE_KINDS,
@@ -46,6 +47,18 @@ def write_demo_manifest(folder: Path) -> Path:
     path = folder / "manifest.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path
+
+
+def demo_job(manifest: Path, output: Path) -> JobConfig:
+    """The job of the demo, as in `configs/demo.yaml`: the embedded model, on the CPU."""
+    return JobConfig.model_validate(
+        {
+            "model": {"id": "demo"},
+            "input": {"manifest": str(manifest)},
+            "output": {"uri": str(output)},
+            "cluster": {"gpus_per_worker": 0.0, "workers": 1},
+        }
+    )
 
 
 def _write_if_new(path: Path, data: bytes) -> None:

@@ -108,10 +108,14 @@ class Batcher:
         states = torch.stack([text.states for _, wish, part in takers for text in wish.texts[part]])
         num_evals = len(latents)
         size = min(limit, 1 << (num_evals - 1).bit_length())
+        outputs, failure = None, ""
         try:
             outputs = self._noise_model(*(_pad(t, size) for t in (latents, timesteps, states)))
         except torch.OutOfMemoryError as error:
-            self._shrink(bucket, size, takers[0][0], error)
+            failure = str(error)
+        if outputs is None:
+            # Not before the handler is left: its traceback keeps what did not fit alive.
+            self._shrink(bucket, size, takers[0][0], torch.OutOfMemoryError(failure))
             return
         self._counters.unet_calls += 1
         self._counters.unet_evals += num_evals

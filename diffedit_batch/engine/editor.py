@@ -64,10 +64,8 @@ class DiffEditor:
                 f" {components.vae_scale_factor}"
             )
         self._counters = Counters()
-        self._batcher = Batcher(components.predict, batch_size, self._counters)
-        self._results: list[EditResult] = []
-        self._num_active = 0
         self._precise: DiffEditor | None = None
+        self._forget_rows()
 
     @classmethod
     def load(
@@ -81,6 +79,13 @@ class DiffEditor:
         """An editor with the configured model on a device. Raises ModelError."""
         components = Components.load(config, device)
         return cls(components, batch_size=batch_size, size_multiple=size_multiple)
+
+    def _forget_rows(self) -> None:
+        self._batcher = Batcher(self.components.predict, self._batch_size, self._counters)
+        self._results: list[EditResult] = []
+        self._num_active = 0
+        if self._precise is not None:
+            self._precise._forget_rows()
 
     @property
     def counters(self) -> Counters:
@@ -101,17 +106,21 @@ class DiffEditor:
         """
         order: dict[str, int] = {}
         results: list[EditResult] = []
-        for one in edits:
-            for request in one.requests:
-                if request.id in order:
-                    raise ValueError(f"two requests have the id {request.id!r}")
-                order[request.id] = len(order)
-            self.submit(one)
-            # Twice a full call of rows keeps calls full; more would only hold memory.
-            while self.num_active >= 2 * self._batch_size:
+        try:
+            for one in edits:
+                for request in one.requests:
+                    if request.id in order:
+                        raise ValueError(f"two requests have the id {request.id!r}")
+                    order[request.id] = len(order)
+                self.submit(one)
+                # Twice a full call of rows keeps calls full; more would only hold memory.
+                while self.num_active >= 2 * self._batch_size:
+                    results += self.step()
+            while self.num_active:
                 results += self.step()
-        while self.num_active:
-            results += self.step()
+        except BaseException:
+            self._forget_rows()
+            raise
         return sorted(results, key=lambda result: order[result.request.id])
 
     def submit(self, edits: ImageEdits) -> None:
@@ -199,7 +208,7 @@ class DiffEditor:
             vae_scale_factor=model.vae_scale_factor,
             # Half precision rounds differently in calls of different sizes: that alone is no
             # difference.
-            flat_tolerance=max(1e-4, 4 * torch.finfo(model.dtype).eps),
+            flat_tolerance=max(1e-4, torch.finfo(model.dtype).eps),
             mask_latents=mask_latents,
             own_mask=None
             if own_mask is None
@@ -235,13 +244,15 @@ class DiffEditor:
         )
 
     def _retry_or_fail(self, row: _Row, error: Exception) -> EditResult | None:
-        if not isinstance(error, FloatingPointError) or self.components.is_full_precision:
+        if not isinstance(error, FloatingPointError) or not self.components.can_be_more_precise:
             return self._failed(row, error)
         if self._precise is None:
+            try:
+                components = self.components.in_full_precision()
+            except torch.OutOfMemoryError:
+                return self._failed(row, error)
             self._precise = DiffEditor(
-                self.components.in_full_precision(),
-                batch_size=self._batch_size,
-                size_multiple=self._multiple,
+                components, batch_size=self._batch_size, size_multiple=self._multiple
             )
         self._counters.full_precision_retries += 1
         self._precise.submit(dataclasses.replace(row.edits, requests=[row.request]))

@@ -68,8 +68,17 @@ def resize_weights(weights: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
-    """The mask at `size` (width, height)."""
-    resized: Mask = (resize_weights(torch.from_numpy(mask).float(), size) > 0.5).numpy()
+    """The mask at `size` (width, height).
+
+    Where it shrinks, a pixel belongs to it as soon as one of those it stands for does: a thin line
+    must not get lost.
+    """
+    height, width = mask.shape
+    weights = torch.from_numpy(mask).float()
+    smaller = (min(size[1], height), min(size[0], width))
+    if smaller != mask.shape:
+        weights = functional.adaptive_max_pool2d(weights[None, None], smaller)[0, 0]
+    resized: Mask = (resize_weights(weights, size) > 0.5).numpy()
     return resized
 
 

@@ -17,7 +17,7 @@ from diffedit_batch.core.diffedit import Text
 from diffedit_batch.core.guidance import PredictionType
 from diffedit_batch.core.schedule import Schedule, make_schedule
 from diffedit_batch.errors import ModelError
-from diffedit_batch.models.identity import identify
+from diffedit_batch.models.identity import ModelIdentity, identify
 
 logger = logging.getLogger(__name__)
 
@@ -80,15 +80,10 @@ class Components:
                 requires_safety_checker=False,
             )
         except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-            reason = " ".join(str(error).split())[:500]
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
             raise ModelError(
-                f"cannot load model {config.id!r}"
-                f" (revision {config.revision or 'main'}, variant {config.variant or 'none'},"
-                f" safetensors only{', offline' if config.local_files_only else ''}):"
-                f" {type(error).__name__}: {reason}\n"
-                "  Check the id, that this machine reaches the hub or has it in its cache"
-                " (`hf download ID`), or set model.id to a local folder. Gated models need"
-                " `hf auth login`."
+                f"cannot load model {config.id!r} ({_tried(config, identity)}): {reason}\n"
+                f"  {_advice(identity)}"
             ) from error
         pipeline.vae.to(_DTYPES[config.vae_dtype])
         pipeline.set_progress_bar_config(disable=True)
@@ -106,7 +101,27 @@ class Components:
             pipeline.enable_model_cpu_offload(device=device)
         else:
             pipeline.to(device)
-        return cls(pipeline, config.resolution)
+        model = cls(pipeline, config.resolution)
+        try:
+            model._try_out()
+        except torch.OutOfMemoryError as error:
+            raise ModelError(f"model {config.id!r} does not fit on {device}: {error}") from error
+        except Exception as error:
+            # Whatever does not work now would fail every row, one worker after the other.
+            raise ModelError(
+                f"model {config.id!r} was loaded, but cannot be used:"
+                f" {type(error).__name__}: {' '.join(str(error).split())[:500]}\n"
+                "  Its parts do not fit together, or a file of tokenizer or config is missing."
+            ) from error
+        return model
+
+    def _try_out(self) -> None:
+        """Use every part once."""
+        side = 2 * self.unet_scale_factor
+        latents = torch.zeros(1, self.latent_channels, side, side, device=self.device)
+        states, _ = self._pipeline.encode_prompt("a", self.device, 1, False)
+        self.predict(latents, torch.ones(1, device=self.device), states)
+        self.encode(self.decode(latents[0]))
 
     def _make_schedule(self, num_inference_steps: int) -> Schedule:
         """Levels for a number of steps. Raises ValueError where the model cannot serve them."""
@@ -166,9 +181,13 @@ class Components:
         return cast(Tensor, self._vae.decode(scaled).sample[0].float())
 
     @property
-    def is_full_precision(self) -> bool:
-        """Whether nothing is computed in half precision."""
-        return self.dtype == torch.float32 and bool(self._vae.dtype == torch.float32)
+    def can_be_more_precise(self) -> bool:
+        """Whether `in_full_precision` would compute anything differently, and can be made.
+
+        With CPU offload there is no room for a copy by definition.
+        """
+        is_half = self.dtype != torch.float32 or self._vae.dtype != torch.float32
+        return is_half and not hasattr(self._unet, "_hf_hook")
 
     def in_full_precision(self) -> "Components":
         """A second set of components with fp32 UNet and VAE, for the rare row that overflows."""
@@ -176,3 +195,21 @@ class Components:
         pipeline.unet = copy.deepcopy(self._unet).float()
         pipeline.vae = copy.deepcopy(self._vae).float()
         return Components(pipeline, self.resolution)
+
+
+def _tried(config: ModelConfig, identity: ModelIdentity) -> str:
+    if identity.is_folder:
+        return f"folder {identity.source}, safetensors only"
+    return (
+        f"hub, revision {config.revision or 'main'}, variant {config.variant or 'none'},"
+        f" safetensors only{', offline' if config.local_files_only else ''}"
+    )
+
+
+def _advice(identity: ModelIdentity) -> str:
+    if identity.is_folder:
+        return "Check that the folder is a whole pipeline, as `save_pretrained` writes it."
+    return (
+        "Check the id, that this machine reaches the hub or has it in its cache"
+        " (`hf download ID`), or set model.id to a local folder. Gated models need `hf auth login`."
+    )

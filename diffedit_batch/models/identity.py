@@ -26,11 +26,13 @@ class ModelIdentity:
         id: as written in the config.
         revision: hub revision, or a digest of the weights of a local folder.
         source: what `from_pretrained` is given.
+        is_folder: whether that is a local folder.
     """
 
     id: str
     revision: str
     source: str
+    is_folder: bool = False
 
 
 def identify(config: ModelConfig) -> ModelIdentity:
@@ -59,7 +61,7 @@ def identify(config: ModelConfig) -> ModelIdentity:
         return ModelIdentity(config.id, config.revision or "main", config.id)
     if config.revision is not None:
         raise ModelError(f"model.revision is for hub ids; {config.id!r} is a local folder")
-    return ModelIdentity(config.id, _digest(folder), str(folder))
+    return ModelIdentity(config.id, _digest(folder), str(folder), is_folder=True)
 
 
 def _digest(folder: Path) -> str:
@@ -84,6 +86,10 @@ def _digest(folder: Path) -> str:
                 for offset in (0, size // 2, max(0, size - _SAMPLE)):
                     file.seek(offset)
                     digest.update(file.read(_SAMPLE))
-    for path in sorted((folder / "scheduler").glob("*.json")):
-        digest.update(path.read_bytes())
+    for part in ("scheduler", "tokenizer"):
+        files = sorted(p for p in (folder / part).glob("*") if p.suffix in (".json", ".txt"))
+        if not files:
+            raise ModelError(f"model folder {folder} has no {part}")
+        for path in files:
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:32]

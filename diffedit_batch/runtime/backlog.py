@@ -12,7 +12,7 @@ WINDOW_ROWS = 2048
 """How far ahead rows of one image find each other."""
 
 MAX_GROUP_ROWS = 32
-"""More edits of one image are cut into several groups, each of which inverts it anew."""
+"""More edits of one image are several groups, each of which inverts it anew."""
 
 
 class Backlog:
@@ -70,9 +70,12 @@ class Backlog:
         groups: list[tuple[EditRequest, ...]] = []
         num_rows = 0
         while self._groups and num_rows < size:
-            _, requests = self._groups.popitem(last=False)
-            groups += _chunks(requests)
-            num_rows += len(requests)
+            image, requests = self._groups.popitem(last=False)
+            groups.append(tuple(requests[:MAX_GROUP_ROWS]))
+            num_rows += len(groups[-1])
+            if len(requests) > MAX_GROUP_ROWS:
+                self._groups[image] = requests[MAX_GROUP_ROWS:]
+                self._groups.move_to_end(image, last=False)
         self._num_waiting -= num_rows
         return Bundle(groups) if groups else None
 
@@ -85,11 +88,6 @@ class Backlog:
             assert row.request is not None
             self._groups.setdefault(row.group, []).append(row.request)
             self._num_waiting += 1
-
-
-def _chunks(requests: list[EditRequest]) -> list[tuple[EditRequest, ...]]:
-    starts = range(0, len(requests), MAX_GROUP_ROWS)
-    return [tuple(requests[start : start + MAX_GROUP_ROWS]) for start in starts]
 
 
 def _regroup(requests: list[EditRequest]) -> list[tuple[EditRequest, ...]]:

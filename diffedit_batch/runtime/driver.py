@@ -22,8 +22,14 @@ import pyarrow as pa
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.ledger import Balance, Ledger, row_key, version_key
 from diffedit_batch.data.manifest import Manifest, ManifestRow
-from diffedit_batch.data.storage import Storage
-from diffedit_batch.errors import InterruptedRunError, RowError, TooManyFailuresError
+from diffedit_batch.data.storage import PROBE, Storage
+from diffedit_batch.errors import (
+    ClusterError,
+    InterruptedRunError,
+    ManifestError,
+    RowError,
+    TooManyFailuresError,
+)
 from diffedit_batch.models.identity import ModelIdentity, identify
 from diffedit_batch.runtime.backlog import Backlog
 from diffedit_batch.runtime.pool import Bundle, Done, WorkerPool, ray_session
@@ -35,7 +41,7 @@ MAX_DEATHS_ALONE = 3
 """A row that takes this many workers with it, alone, is failed."""
 
 _COMMIT_ROWS = 256
-_PROBE = "_diffedit/is-writable"
+_DEATHS_WITHOUT_A_ROW = 8
 
 
 def run_job(
@@ -67,7 +73,7 @@ class _Run:
         retry_failed: bool,
         on_progress: Callable[[RunState], None],
     ) -> None:
-        self._config = config
+        self._config = config = config.with_absolute_paths()
         self._limit = limit
         self._retry_failed = retry_failed
         self._on_progress = on_progress
@@ -84,6 +90,9 @@ class _Run:
 
     def execute(self) -> RunState:
         state = self._state
+        problems = self._ledger.type_problems(self._manifest.carried_schema)
+        if problems:
+            raise ManifestError(f"manifest {self._manifest.uri}", problems)
         self._storage.remove_temporary()
         self._committed = self._ledger.committed()
         state.num_rows = self._manifest.num_rows
@@ -101,15 +110,16 @@ class _Run:
                 return state
             balance = self._ledger.finalize(self._current)
             self._check_failures(final=True)
-            self._write_success(balance)
+            if state.num_rows == self._manifest.num_rows:
+                self._write_success(balance)
             outcome = "finished"
-        except InterruptedRunError:
+        except (InterruptedRunError, KeyboardInterrupt):
             outcome = "interrupted"
             raise
         finally:
             self._commit()
             state.seconds["total"] = time.perf_counter() - self._started
-            if state.counts:
+            if state.counts or outcome == "finished":
                 record = run_record(state, self._config, self._model, self._started_at, outcome)
                 text = json.dumps(record, indent=2).encode()
                 self._storage.write(f"runs/{state.run_id}.json", text)
@@ -135,11 +145,11 @@ class _Run:
 
     def _edit(self, rows: Iterator[ManifestRow]) -> None:
         # An output that cannot be written must not cost a cluster's start to be found out.
-        self._storage.write(_PROBE, b"")
-        self._storage.remove([_PROBE])
+        self._storage.write(PROBE, b"")
         with ray_session(self._config), _stop_on_signal() as stop:
             pool = WorkerPool(self._config)
             try:
+                num_deaths = 0
                 backlog = Backlog(rows, self._config.engine.batch_size, pool.num_workers)
                 while True:
                     while not stop.is_set():
@@ -151,16 +161,25 @@ class _Run:
                         break
                     for event in pool.wait(timeout_s=1.0):
                         if isinstance(event, Done):
+                            num_deaths = 0
                             self._take(event)
-                        else:
-                            self._charge(event.bundle, event.cause, backlog)
+                            continue
+                        num_deaths += 1
+                        if num_deaths > _DEATHS_WITHOUT_A_ROW + 2 * pool.num_workers:
+                            raise ClusterError(
+                                f"{num_deaths} times in a row a worker died before any row came"
+                                f" back; the last time: {event.cause}"
+                            )
+                        self._charge(event.bundle, event.cause, backlog)
                     self._state.workers = [vars(info) for info in pool.infos]
+                    self._state.num_workers = pool.num_ready
                     self._check_failures(final=False)
                     self._on_progress(self._state)
             finally:
                 pool.close()
-        if stop.is_set():
-            left = self._state.num_rows - self._state.num_done
+                self._storage.remove([PROBE])
+        left = self._state.num_rows - self._state.num_done
+        if stop.is_set() and left:
             raise InterruptedRunError(
                 f"stopped on request with {left} rows to go; the same command continues"
             )

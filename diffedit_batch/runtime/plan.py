@@ -2,15 +2,17 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.ledger import Ledger, read_json, version_key
-from diffedit_batch.data.manifest import Manifest
+from diffedit_batch.data.manifest import Manifest, ManifestRow
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.models.identity import identify
+from diffedit_batch.runtime.backlog import Backlog
 from diffedit_batch.schema import EditRequest
 
 
@@ -26,7 +28,7 @@ class Plan:
         num_refused: rows that would fail without being tried.
         refusals: those by `stage/type`.
         examples: one message of each kind.
-        unet_evals: network evaluations, at most: rows that turn out unchanged need fewer.
+        unet_evals: network evaluations, at most: rows whose mask turns out empty need fewer.
         seconds_per_eval: of one worker in the newest finished run of this output, if there is one.
     """
 
@@ -56,26 +58,41 @@ def plan_job(config: JobConfig, *, limit: int | None = None, retry_failed: bool 
     plan = Plan(num_rows=manifest.num_rows, seconds_per_eval=_last_speed(storage))
     if limit is not None:
         plan.num_rows = min(plan.num_rows, limit)
-    shared: dict[str, set[Any]] = {}
-    for row in islice(manifest.rows(), limit):
-        is_failed = committed.get(version_key(row.id, row.fingerprint))
-        if is_failed is not None and not (is_failed and retry_failed):
-            plan.num_done += 1
-        elif row.error is not None:
-            kind = f"{row.error.stage}/{row.error.kind}"
-            plan.num_refused += 1
-            plan.refusals[kind] += 1
-            plan.examples.setdefault(kind, f"row {row.id!r}: {row.error}")
-        elif row.request is not None:
-            plan.num_to_edit += 1
-            plan.unet_evals += _count_evals(row.request, shared.setdefault(row.group, set()))
-    plan.num_images = len(shared)
+    images: set[str] = set()
+
+    def rows_to_edit() -> Iterator[ManifestRow]:
+        for row in islice(manifest.rows(), limit):
+            is_failed = committed.get(version_key(row.id, row.fingerprint))
+            if is_failed is not None and not (is_failed and retry_failed):
+                plan.num_done += 1
+            elif row.error is not None:
+                kind = f"{row.error.stage}/{row.error.kind}"
+                plan.num_refused += 1
+                plan.refusals[kind] += 1
+                plan.examples.setdefault(kind, f"row {row.id!r}: {row.error}")
+            else:
+                plan.num_to_edit += 1
+                images.add(row.group)
+                yield row
+
+    backlog = Backlog(rows_to_edit(), config.engine.batch_size, num_workers=1)
+    while backlog.peek() is not None:
+        for group in backlog.pop().groups:
+            shared: set[Any] = set()
+            plan.unet_evals += sum(_count_evals(request, shared) for request in group)
+    plan.num_images = len(images)
     return plan
 
 
 def _count_evals(request: EditRequest, shared: set[Any]) -> int:
-    """Network evaluations of one row, beyond what earlier rows of its image already paid for."""
+    """Network evaluations of one row, beyond what earlier rows of its group already paid for.
+
+    `shared` collects what they paid for, by what `core.diffedit` asks for once.
+    """
+    if request.source_prompt == request.target_prompt:
+        return 0
     edit = request.edit
+    is_reference = edit.preset == "diffusers"
     top = int(edit.num_inference_steps * edit.inpaint_strength)
     inversion_scale = edit.inversion_guidance_scale or 1.0
     count = top * (1 if edit.guidance_scale == 1 else 2)
@@ -83,6 +100,8 @@ def _count_evals(request: EditRequest, shared: set[Any]) -> int:
         "inversion",
         request.inversion_text,
         inversion_scale,
+        edit.inversion_timestep,
+        request.seed if is_reference else None,
         edit.num_inference_steps,
         top,
     )
@@ -94,8 +113,16 @@ def _count_evals(request: EditRequest, shared: set[Any]) -> int:
     cancels = request.source_negative_text == request.negative_text or edit.guidance_scale == 1
     half = edit.num_maps_per_mask * (1 if cancels else 2)
     level = int(edit.num_inference_steps * edit.mask_encode_strength)
-    negative = None if cancels else request.source_negative_text
-    source = ("source", request.source_prompt, negative, request.seed, half, level)
+    source = (
+        "source",
+        request.source_prompt,
+        None if cancels else (request.source_negative_text, edit.guidance_scale),
+        request.seed,
+        edit.num_maps_per_mask,
+        is_reference,
+        edit.num_inference_steps,
+        level,
+    )
     if source not in shared:
         shared.add(source)
         count += half

@@ -65,6 +65,7 @@ class Lost:
 class _Slot:
     actor: Any
     loading: Any
+    num_failed_starts: int = 0
     info: WorkerInfo | None = None
     bundles: dict[Any, Bundle] = field(default_factory=dict)
 
@@ -83,8 +84,7 @@ class WorkerPool:
         self._num_threads = cluster.threads_per_worker
         if self._num_threads is None and per_worker == 0:
             self._num_threads = max(1, (os.cpu_count() or 1) // self.num_workers)
-        self._num_failed_starts = 0
-        self._last_ready = time.monotonic()
+        self._last_alive = time.monotonic()
         self.infos: list[WorkerInfo] = []
         self._slots = [self._start() for _ in range(self.num_workers)]
 
@@ -93,8 +93,13 @@ class WorkerPool:
         """Bundles handed out and not yet back."""
         return sum(len(slot.bundles) for slot in self._slots)
 
-    def has_room(self, bundle: Bundle | None = None) -> bool:
-        """Whether a ready worker could take the bundle (None: one that no worker died of)."""
+    @property
+    def num_ready(self) -> int:
+        """Workers whose model is loaded."""
+        return sum(slot.info is not None for slot in self._slots)
+
+    def has_room(self, bundle: Bundle) -> bool:
+        """Whether a ready worker could take the bundle."""
         return self._best_slot(bundle) is not None
 
     def submit(self, bundle: Bundle) -> None:
@@ -110,14 +115,16 @@ class WorkerPool:
             DiffEditError: a worker reported an error that concerns the whole job.
             ClusterError: workers cannot be had or kept.
         """
+        if self.num_ready:
+            self._last_alive = time.monotonic()
+        else:
+            self._check_patience()
         refs = [ref for slot in self._slots for ref in slot.bundles]
         refs += [slot.loading for slot in self._slots if slot.info is None]
         ready, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
         events: list[Done | Lost] = []
         for ref in ready:
             events += self._collect(ref)
-        if not any(slot.info for slot in self._slots):
-            self._check_patience()
         return events
 
     def close(self) -> None:
@@ -125,7 +132,7 @@ class WorkerPool:
         for slot in self._slots:
             ray.kill(slot.actor)
 
-    def _start(self) -> _Slot:
+    def _start(self, num_failed_starts: int = 0) -> _Slot:
         cluster = self._config.cluster
         actor = (
             ray.remote(Worker)
@@ -140,11 +147,10 @@ class WorkerPool:
             )
             .remote(self._config, self._num_threads)
         )
-        return _Slot(actor, actor.load.remote())
+        return _Slot(actor, actor.load.remote(), num_failed_starts)
 
-    def _best_slot(self, bundle: Bundle | None) -> _Slot | None:
-        is_suspect = bundle is not None and bundle.num_deaths > 0
-        limit = 1 if is_suspect else BUNDLES_IN_FLIGHT
+    def _best_slot(self, bundle: Bundle) -> _Slot | None:
+        limit = 1 if bundle.num_deaths > 0 else BUNDLES_IN_FLIGHT
         free = [
             slot
             for slot in self._slots
@@ -171,27 +177,31 @@ class WorkerPool:
             return self._replace(slot, error)
         if slot.info is None:
             slot.info = value
+            slot.num_failed_starts = 0
             self.infos.append(value)
-            self._last_ready = time.monotonic()
-            self._num_failed_starts = 0
             return []
         return [Done(slot.bundles.pop(ref), value)]
 
     def _replace(self, slot: _Slot, error: Exception) -> list[Done | Lost]:
         cause = _cause(error)
         logger.warning("a worker died: %s", cause)
-        if slot.info is None:
-            self._num_failed_starts += 1
-            if self._num_failed_starts >= _MAX_FAILED_STARTS:
-                raise ClusterError(
-                    f"{self._num_failed_starts} workers in a row died while starting: {cause}"
-                ) from error
         ray.kill(slot.actor)
-        self._slots[self._slots.index(slot)] = self._start()
+        if slot.info is not None:
+            self._slots[self._slots.index(slot)] = self._start()
+        elif slot.num_failed_starts + 1 < _MAX_FAILED_STARTS:
+            self._slots[self._slots.index(slot)] = self._start(slot.num_failed_starts + 1)
+        elif len(self._slots) > 1:
+            # A bad GPU, say: the others go on without it.
+            logger.warning("given up after %d failed starts", _MAX_FAILED_STARTS)
+            self._slots.remove(slot)
+        else:
+            raise ClusterError(
+                f"{_MAX_FAILED_STARTS} workers in a row died while starting: {cause}"
+            ) from error
         return [Lost(bundle, cause) for bundle in slot.bundles.values()]
 
     def _check_patience(self) -> None:
-        waited = time.monotonic() - self._last_ready
+        waited = time.monotonic() - self._last_alive
         cluster = self._config.cluster
         if waited > cluster.start_timeout_s:
             raise ClusterError(
@@ -213,13 +223,16 @@ def ray_session(config: JobConfig) -> Iterator[None]:
     cluster = config.cluster
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     is_ours = not ray.is_initialized()
-    try:
-        if is_ours:
-            local: dict[str, Any] = {}
-            if address == "local":
-                # Only ids and prompts travel, never pixels: Ray's default would reserve gigabytes.
-                local = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
+    if is_ours:
+        local: dict[str, Any] = {}
+        if address == "local":
+            # Only ids and prompts travel, never pixels: Ray's default would reserve gigabytes.
+            local = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
+        try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        except Exception as error:
+            raise ClusterError(f"Ray at {address!r} cannot be had: {_cause(error)}") from error
+    try:
         if address == "local" and cluster.gpus_per_worker > ray.cluster_resources().get("GPU", 0):
             raise ClusterError(
                 f"each worker asks for {cluster.gpus_per_worker} GPU, and this machine shows"
@@ -229,7 +242,7 @@ def ray_session(config: JobConfig) -> Iterator[None]:
         yield
     except DiffEditError:
         raise
-    except (ConnectionError, RayError) as error:
+    except RayError as error:
         raise ClusterError(f"Ray at {address!r} gave out: {_cause(error)}") from error
     finally:
         if is_ours:

@@ -15,7 +15,7 @@ from diffedit_batch.data.manifest import ManifestRow
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.identity import ModelIdentity
-from diffedit_batch.schema import RESULT_SCHEMA, STATUSES, EditRequest
+from diffedit_batch.schema import RESULT_SCHEMA, STATUSES
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "ray", "pyarrow", "pillow")
 _NEVER_NULL = ("error_stage", "error_type", "error_message", "edited_file_name", "mask_file_name")
@@ -36,6 +36,7 @@ class RunState:
         counters: work done.
         seconds: by phase, summed over workers, and `total` on the clock.
         workers: host, device and load time of each worker that became ready.
+        num_workers: workers that are ready now.
     """
 
     run_id: str
@@ -48,6 +49,7 @@ class RunState:
     counters: Counters = field(default_factory=Counters)
     seconds: dict[str, float] = field(default_factory=dict)
     workers: list[dict[str, Any]] = field(default_factory=list)
+    num_workers: int = 0
 
     @property
     def num_done(self) -> int:
@@ -84,7 +86,7 @@ def result_table(
     complete = [
         {
             **dict.fromkeys(_NEVER_NULL, ""),
-            **(_request_columns(row.request) if row.request is not None else {}),
+            **row.asked,
             **columns,
             "id": row.id,
             "image": row.image,
@@ -129,16 +131,4 @@ def run_record(
         },
         "config": config.model_dump(),
         "effective_edit": config.edit.resolved().model_dump(),
-    }
-
-
-def _request_columns(request: EditRequest) -> dict[str, Any]:
-    return {
-        "source_prompt": list(request.source_prompt),
-        "target_prompt": list(request.target_prompt),
-        "caption": list(request.inversion_text),
-        "negative_prompt": list(request.negative_text),
-        "source_negative_prompt": list(request.source_negative_text),
-        "seed": request.seed,
-        **request.edit.model_dump(),
     }

@@ -20,15 +20,15 @@ import torch
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.images import encode_png, read_mask, read_picture
-from diffedit_batch.data.storage import Storage, file_names
+from diffedit_batch.data.storage import PROBE, Storage, file_names
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.engine.requests import EditResult, ImageEdits
-from diffedit_batch.errors import RowError
+from diffedit_batch.errors import RowError, StorageError
 from diffedit_batch.runtime.records import error_columns
 from diffedit_batch.schema import EditRequest
 
 if TYPE_CHECKING:
-    pass
+    from diffedit_batch.engine.editor import DiffEditor
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Worker:
         self._config = config
         self._num_threads = num_threads
         self._storage = Storage(config.output.uri)
+        self._editor: DiffEditor
         self._inbox: queue.SimpleQueue[tuple[_Bundle, ImageEdits]] = queue.SimpleQueue()
         self._owners: dict[str, _Bundle] = {}
         self._lock = threading.Lock()
@@ -83,15 +84,25 @@ class Worker:
         self._crash: BaseException | None = None
 
     def load(self) -> WorkerInfo:
-        """Load the model and start. Raises ModelError."""
+        """Load the model and start.
+
+        Raises:
+            ModelError: it cannot be loaded or used.
+            StorageError: this worker does not see the output folder the driver sees.
+        """
         # Here, because the driver imports this module too and has no use for the model libraries.
         from diffedit_batch.engine.editor import DiffEditor
 
         started = time.perf_counter()
-        device = "cuda" if self._config.cluster.gpus_per_worker > 0 else "cpu"
+        if not self._storage.exists(PROBE):
+            raise StorageError(
+                f"the worker on {socket.gethostname()} does not see what the driver wrote to"
+                f" {self._config.output.uri}; output.uri must be on storage that all nodes share"
+            )
+        device = self._config.device
         if self._num_threads is not None:
             torch.set_num_threads(self._num_threads)
-        self._editor: DiffEditor = DiffEditor.load(
+        self._editor = DiffEditor.load(
             self._config.model,
             device=device,
             batch_size=self._config.engine.batch_size,
@@ -110,8 +121,6 @@ class Worker:
         bundle = _Bundle(sum(len(group) for group in groups))
         for group in groups:
             self._guard(bundle, self._loaders.submit(self._read, bundle, group))
-        if self._crash is not None:
-            raise self._crash
         bundle.done.result()
         with self._lock:
             counters = self._editor.counters
@@ -143,6 +152,8 @@ class Worker:
         self._count_seconds("read", started)
         if good:
             self._inbox.put((bundle, ImageEdits(picture, good, masks)))
+        if self._crash is not None:
+            raise self._crash  # nobody takes from the inbox any more
 
     def _drive(self) -> None:
         """Run the editor for ever; the only thread that touches the device."""

@@ -62,6 +62,18 @@ def test_the_reference_rule_cannot_select_more_than_two_thirds() -> None:
     assert not binarise(two_levels(0.9), "mean_ratio", threshold=0.5, thresholding_ratio=3.0).any()
 
 
+def test_the_threshold_is_for_minmax_alone() -> None:
+    values = torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) ** 3
+    found = {
+        (rule, threshold): binarise(values, rule, threshold=threshold, thresholding_ratio=3.0)
+        for rule in RULES
+        for threshold in (0.3, 0.5)
+    }
+    assert torch.equal(found["mean_ratio", 0.3], found["mean_ratio", 0.5])
+    assert torch.equal(found["otsu", 0.3], found["otsu", 0.5])
+    assert found["minmax", 0.3].sum() > found["minmax", 0.5].sum()
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_the_scale_of_the_map_does_not_matter(rule: MaskRule) -> None:
     values = torch.rand(32, 32, generator=torch.Generator().manual_seed(0))

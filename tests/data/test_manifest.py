@@ -265,7 +265,7 @@ def test_ids_are_checked_over_all_files(folder: Path) -> None:
     write(folder / "m" / "2.parquet", [{**CAT_TO_DOG, "id": i} for i in ("y", "", "z")])
     assert problems_of(job(folder / "m")) == [
         "column 'id': ids must be unique; repeated: 'y'",
-        "column 'id': 2 rows have no id",
+        "column 'id': 2 rows have no id; give every row one, or leave the column out",
     ]
 
 

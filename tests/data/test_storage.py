@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from diffedit_batch.data.storage import TEMPORARY, Storage, file_names
-from diffedit_batch.errors import StorageError
+from diffedit_batch.errors import ConfigError, StorageError
 
 ODD_IDS = [
     "plain",
@@ -135,7 +135,7 @@ def test_removing_what_cannot_be_removed(tmp_path: Path) -> None:
 
 
 def test_unknown_scheme() -> None:
-    with pytest.raises(StorageError, match=r"output\.uri 's4://bucket'"):
+    with pytest.raises(ConfigError, match=r"output\.uri 's4://bucket'"):
         Storage("s4://bucket")
 
 

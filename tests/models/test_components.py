@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import DEMO_WEIGHTS
 from diffusers import PNDMScheduler, StableDiffusionPipeline
 
 from diffedit_batch.config import ModelConfig
@@ -82,14 +83,14 @@ def test_half_precision_applies_to_the_unet_alone(tiny_model: Path, dtype: str) 
     config = ModelConfig.model_validate({"id": str(tiny_model), "dtype": dtype})
     model = Components.load(config, "cpu")
     assert model.dtype == getattr(torch, dtype)
-    assert not model.is_full_precision
+    assert model.can_be_more_precise
     output = model.predict(
         torch.zeros(1, 4, 8, 8), torch.tensor([1]), model.text(("a star",)).states[None]
     )
     assert output.dtype == torch.float32
     assert model.encode(torch.zeros(3, 64, 64))[0].dtype == torch.float32
     precise = model.in_full_precision()
-    assert precise.is_full_precision
+    assert not precise.can_be_more_precise
     assert model.dtype == getattr(torch, dtype)
 
 
@@ -139,12 +140,25 @@ def test_a_hub_model_that_cannot_be_had_says_what_was_tried(
         assert words in message
 
 
+def test_a_model_whose_parts_do_not_fit_together_is_found_out_at_once(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    shutil.rmtree(folder / "text_encoder")
+    shutil.copytree(DEMO_WEIGHTS / "text_encoder", folder / "text_encoder")
+    with pytest.raises(ModelError, match="was loaded, but cannot be used"):
+        Components.load(ModelConfig(id=str(folder)), "cpu")
+
+
 def test_broken_weights_are_one_clear_error(tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ModelError, match="cannot load model"):
+    with pytest.raises(ModelError, match="cannot load model") as caught:
         Components.load(ModelConfig(id=str(folder)), "cpu")
+    assert "whole pipeline" in str(caught.value)
+    assert "hub" not in str(caught.value)
 
 
 def test_a_checkpoint_as_they_are_on_the_hub_loads(tiny_model: Path, tmp_path: Path) -> None:

@@ -60,6 +60,15 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
         identify(ModelConfig(id=str(tmp_path)))
 
 
+@pytest.mark.parametrize("part", ["tokenizer", "scheduler"])
+def test_a_folder_that_lacks_a_part(tiny_model: Path, tmp_path: Path, part: str) -> None:
+    folder = tmp_path / "part"
+    shutil.copytree(tiny_model, folder)
+    shutil.rmtree(folder / part)
+    with pytest.raises(ModelError, match=f"has no {part}"):
+        identify(ModelConfig(id=str(folder)))
+
+
 def test_pickled_weights_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pickled"
     shutil.copytree(tiny_model, folder)

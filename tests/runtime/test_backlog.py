@@ -15,7 +15,7 @@ def rows(images: str) -> Iterator[ManifestRow]:
     """One row per letter; equal letters are one image."""
     for number, image in enumerate(images):
         request = EditRequest(str(number), ("a",), ("b",), image=ImageRef(image))
-        yield ManifestRow(str(number), request, None, "", image, image, EMPTY)
+        yield ManifestRow(str(number), request, None, "", image, image, {}, EMPTY)
 
 
 def drain(backlog: Backlog) -> list[list[list[str]]]:
@@ -47,8 +47,12 @@ def test_bundles_shrink_near_the_end_so_that_all_workers_finish_together() -> No
 
 
 def test_many_edits_of_one_image_are_cut_into_bounded_groups() -> None:
-    [[*groups]] = drain(Backlog(rows("a" * 80), 16, 1))
-    assert [len(group) for group in groups] == [MAX_GROUP_ROWS, MAX_GROUP_ROWS, 16]
+    bundles = drain(Backlog(rows("a" * 80), 16, 1))
+    assert [[len(group) for group in groups] for groups in bundles] == [
+        [MAX_GROUP_ROWS],
+        [MAX_GROUP_ROWS],
+        [16],
+    ]
 
 
 def test_rows_are_read_no_further_than_needed() -> None:

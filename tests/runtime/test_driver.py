@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_worker import DyingWorker, FakeWorker, LosingWorker, NoModelWorker
+from fake_worker import (
+    DyingWorker,
+    FakeWorker,
+    LosingWorker,
+    NoModelWorker,
+    OneStartsWorker,
+)
 from jobs_on_disk import (
     SOURCE,
     edits_of,
@@ -57,11 +63,15 @@ def check_output(folder: Path, num_rows: int) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_job_runs_reruns_and_does_only_what_changed(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_job_runs_reruns_and_does_only_what_changed(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = edits_of(write_pictures(tmp_path, 3, size=(70, 45)), per_picture=2)
     rows[1]["guidance_scale"] = 2.0
     write_manifest(tmp_path, rows)
-    config = job(tmp_path, tiny_model)
+    # Workers run in another folder: a relative output must be the same one for them.
+    monkeypatch.chdir(tmp_path)
+    config = job(tmp_path, tiny_model, output={"uri": "output"})
 
     state = run_job(config)
     assert state.counts == {"edited": 6}
@@ -149,6 +159,9 @@ def test_bad_rows_fail_alone_with_stage_type_and_message(tmp_path: Path, tiny_mo
         assert message in row["error_message"]
         assert row["edited_file_name"] == row["mask_file_name"] == ""
         assert row["note"]
+        assert row["source_prompt"] == [SOURCE]
+        assert row["seed"] == 0
+        assert row["num_inference_steps"] == (None if row_id == "005-0" else 5)
     assert {row["status"] for row in found.values()} == {"edited"}
 
     strict = config.model_copy(
@@ -201,7 +214,8 @@ def test_a_limit_takes_the_first_rows_and_the_rest_follows(tmp_path: Path) -> No
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 10)))
     config = job(tmp_path, Path("demo"))
     assert run_job(config, limit=4).counts.total() == 4
-    assert [row["id"] for row in check_output(tmp_path, 4)] == [f"00{i}-0" for i in range(4)]
+    assert [row["id"] for row in results(tmp_path)] == [f"00{i}-0" for i in range(4)]
+    assert not (tmp_path / "output" / "_SUCCESS").exists(), "the job is not done"
     rest = run_job(config)
     assert (rest.num_skipped, rest.counts.total()) == (4, 6)
     check_output(tmp_path, 10)
@@ -338,3 +352,50 @@ def test_an_output_that_cannot_be_written_is_found_out_before_workers_start(
     config = job(tmp_path, Path("demo"), output={"uri": str(tmp_path / "file" / "output")})
     with pytest.raises(StorageError, match="cannot write"):
         run_job(config)
+
+
+def test_workers_that_cannot_start_do_not_stop_those_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "Worker", OneStartsWorker)
+    rows = edits_of(write_pictures(tmp_path, 40))
+    for row in rows:
+        row["target_prompt"] = "slow"
+    write_manifest(tmp_path, rows)
+    cluster = {"gpus_per_worker": 0.0, "workers": 2}
+    config = job(tmp_path, Path("demo"), cluster=cluster, engine={"batch_size": 2})
+    assert run_job(config).counts == {"unchanged": 40}
+
+
+@pytest.mark.usefixtures("fake")
+def test_workers_that_all_die_stop_the_job_instead_of_failing_its_rows(tmp_path: Path) -> None:
+    rows = edits_of(write_pictures(tmp_path, 64))
+    for row in rows:
+        row["target_prompt"] = "die"
+    write_manifest(tmp_path, rows)
+    with pytest.raises(ClusterError, match="before any row came back"):
+        run_job(job(tmp_path, Path("demo")))
+    assert results(tmp_path) == []
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_carried_column_that_changes_its_type_is_found_out_first(tmp_path: Path) -> None:
+    rows = edits_of(write_pictures(tmp_path, 2))
+    write_manifest(tmp_path, [{**row, "note": 1} for row in rows])
+    config = job(tmp_path, Path("demo"))
+    assert run_job(config).counts.total() == 2
+    before = tree_bytes(tmp_path)
+    write_manifest(tmp_path, [{**row, "seed": 5} for row in rows])
+    with pytest.raises(ManifestError, match="column 'note' has type string, in the results of"):
+        run_job(config)
+    assert tree_bytes(tmp_path) == before
+
+
+@pytest.mark.usefixtures("fake")
+def test_many_edits_of_one_image_are_shared_out(tmp_path: Path) -> None:
+    [name] = write_pictures(tmp_path, 1)
+    rows = [{**edits_of([name])[0], "id": str(number)} for number in range(100)]
+    write_manifest(tmp_path, rows)
+    config = job(tmp_path, Path("demo"), cluster={"workers": 2})
+    assert run_job(config).counts.total() == 100
+    check_output(tmp_path, 100)

@@ -7,6 +7,7 @@ from jobs_on_disk import edits_of, job, picture, write_manifest, write_pictures
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.manifest import Manifest
+from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.errors import ModelError, StorageError
 from diffedit_batch.runtime.worker import BundleResult, Group, Worker
 
@@ -22,7 +23,9 @@ def groups_of(config: JobConfig) -> list[Group]:
 @pytest.fixture
 def config(tmp_path: Path, tiny_model: Path) -> JobConfig:
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 3), per_picture=2))
-    return job(tmp_path, tiny_model)
+    config = job(tmp_path, tiny_model)
+    Storage(config.output.uri).write(PROBE, b"")
+    return config
 
 
 @pytest.fixture
@@ -112,6 +115,36 @@ def test_an_error_nobody_expected_is_raised_now_and_later(
             worker.edit(groups_of(config))
 
 
-def test_a_model_that_cannot_be_loaded_is_raised(tmp_path: Path) -> None:
+def test_a_row_is_the_same_on_any_worker(worker: Worker, config: JobConfig, tmp_path: Path) -> None:
+    """Another process layout, other threads, other bundles: masks equal, pixels within 1 of 255."""
+    first = {row["id"]: row for row in worker.edit(groups_of(config)).rows}
+    elsewhere = config.model_copy(
+        update={"output": config.output.model_copy(update={"uri": str(tmp_path / "other")})}
+    )
+    Storage(elsewhere.output.uri).write(PROBE, b"")
+    other = Worker(elsewhere, num_threads=2)
+    other.load()
+    for group in groups_of(config)[::-1]:
+        for row in other.edit([group]).rows:
+            same = first[row["id"]]
+            assert row["edited_file_name"] == same["edited_file_name"]
+            one, two = (
+                picture(tmp_path / folder, row["mask_file_name"]) for folder in ("output", "other")
+            )
+            assert np.array_equal(one, two)
+            one, two = (
+                picture(tmp_path / folder, row["edited_file_name"])
+                for folder in ("output", "other")
+            )
+            assert np.abs(one.astype(int) - two).max() <= 1
+
+
+def test_a_model_that_cannot_be_loaded_is_raised(config: JobConfig, tmp_path: Path) -> None:
+    missing = config.model.model_copy(update={"id": str(tmp_path / "missing")})
     with pytest.raises(ModelError):
-        Worker(job(tmp_path, tmp_path / "missing")).load()
+        Worker(config.model_copy(update={"model": missing})).load()
+
+
+def test_a_worker_that_does_not_see_the_output_says_so(tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(StorageError, match="on storage that all nodes share"):
+        Worker(job(tmp_path, tiny_model)).load()
