@@ -4,13 +4,16 @@ BIN := .venv/bin
 # Several processes share the cores: waiting threads must sleep, not spin.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test check format
+.PHONY: demo test evaluate check format
 
 demo: .venv/installed
 	$(BIN)/diffedit-batch demo out/demo
 
 test: .venv/installed
 	$(BIN)/pytest
+
+evaluate: .venv/installed
+	$(BIN)/python jobs/evaluate.py --tier ci
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -146,43 +146,52 @@ class _Run:
     def _edit(self, rows: Iterator[ManifestRow]) -> None:
         # An output that cannot be written must not cost a cluster's start to be found out.
         self._storage.write(PROBE, b"")
-        with ray_session(self._config), _stop_on_signal() as stop:
-            pool = WorkerPool(self._config)
-            try:
-                num_deaths = 0
-                backlog = Backlog(rows, self._config.engine.batch_size, pool.num_workers)
-                while True:
-                    while not stop.is_set():
-                        bundle = backlog.peek()
-                        if bundle is None or not pool.has_room(bundle):
-                            break
-                        pool.submit(backlog.pop())
-                    if pool.num_in_flight == 0 and (stop.is_set() or backlog.peek() is None):
-                        break
-                    for event in pool.wait(timeout_s=1.0):
-                        if isinstance(event, Done):
-                            num_deaths = 0
-                            self._take(event)
-                            continue
-                        num_deaths += 1
-                        if num_deaths > _DEATHS_WITHOUT_A_ROW + 2 * pool.num_workers:
-                            raise ClusterError(
-                                f"{num_deaths} times in a row a worker died before any row came"
-                                f" back; the last time: {event.cause}"
-                            )
-                        self._charge(event.bundle, event.cause, backlog)
-                    self._state.workers = [vars(info) for info in pool.infos]
-                    self._state.num_workers = pool.num_ready
-                    self._check_failures(final=False)
-                    self._on_progress(self._state)
-            finally:
-                pool.close()
-                self._storage.remove([PROBE])
+        try:
+            with ray_session(self._config), _stop_on_signal() as stop:
+                pool = WorkerPool(self._config)
+                try:
+                    self._fan_out(rows, pool, stop)
+                finally:
+                    pool.close()
+        finally:
+            self._storage.remove([PROBE])
         left = self._state.num_rows - self._state.num_done
         if stop.is_set() and left:
             raise InterruptedRunError(
                 f"stopped on request with {left} rows to go; the same command continues"
             )
+
+    def _fan_out(
+        self, rows: Iterator[ManifestRow], pool: WorkerPool, stop: threading.Event
+    ) -> None:
+        """Hand out rows and take results until there is no more, or `stop` is set."""
+        backlog = Backlog(rows, self._config.engine.batch_size, pool.num_workers)
+        num_deaths = 0
+        while True:
+            while not stop.is_set():
+                bundle = backlog.peek()
+                if bundle is None or not pool.has_room(bundle):
+                    break
+                pool.submit(backlog.pop())
+            if pool.num_in_flight == 0 and (stop.is_set() or backlog.peek() is None):
+                return
+            for event in pool.wait(timeout_s=1.0):
+                num_done = self._state.num_done
+                if isinstance(event, Done):
+                    self._take(event)
+                else:
+                    self._charge(event.bundle, event.cause, backlog)
+                num_deaths = 0 if self._state.num_done > num_done else num_deaths + 1
+                if num_deaths > _DEATHS_WITHOUT_A_ROW + 2 * pool.num_workers:
+                    # What kills every worker is no fault of the rows.
+                    raise ClusterError(
+                        f"{num_deaths} times in a row a worker died before any row came back; see"
+                        " the warnings above for why"
+                    )
+            self._state.workers = [vars(info) for info in pool.infos]
+            self._state.num_workers = pool.num_ready
+            self._check_failures(final=False)
+            self._on_progress(self._state)
 
     def _take(self, event: Done) -> None:
         result = event.result

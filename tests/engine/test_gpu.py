@@ -1,0 +1,44 @@
+"""What only a GPU can show: half precision and offload on the embedded model."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffedit_batch.config import EditConfig, ModelConfig
+from diffedit_batch.demo import scenes
+from diffedit_batch.engine.editor import DiffEditor
+from diffedit_batch.engine.requests import EditResult, ImageEdits
+from diffedit_batch.schema import EditRequest
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def edit(device: str, **model: object) -> list[EditResult]:
+    config = ModelConfig.model_validate({"id": "demo", **model})
+    editor = DiffEditor.load(config, device=device)
+    edits = []
+    for seed in scenes.VALIDATION_SEEDS[:8]:
+        scene = scenes.sample_scene(seed)
+        after = scenes.edit(scene, scenes.sample_change(scene, "background", seed))
+        request = EditRequest(
+            str(seed), (scenes.caption(scene),), (scenes.caption(after),), edit=EditConfig()
+        )
+        edits.append(ImageEdits(scenes.render(scene), [request]))
+    return editor.edit(edits)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_masks_on_a_gpu_are_those_of_the_cpu(dtype: str) -> None:
+    for here, there in zip(edit("cpu"), edit("cuda", dtype=dtype), strict=True):
+        assert there.status == here.status == "edited"
+        assert np.mean(here.mask != there.mask) < 0.01
+
+
+def test_offloaded_models_edit_the_same() -> None:
+    for resident, offloaded in zip(
+        edit("cuda"), edit("cuda", enable_model_cpu_offload=True), strict=True
+    ):
+        assert np.mean(resident.mask != offloaded.mask) < 0.01
