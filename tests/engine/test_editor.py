@@ -361,13 +361,11 @@ def psnr(one: Picture, other: Picture) -> float:
 
 
 def test_inverting_and_decoding_the_same_text_returns_the_picture(demo: Components) -> None:
-    """Guidance 1, everywhere, 50 steps: on average 40 dB from the VAE's own round trip, or better.
-
-    At the other timestep, or one level off, it falls below.
-    """
+    """Guidance 1, everywhere, 50 steps: on average 44 dB from the VAE's own round trip, or
+    better."""
     found = []
     recipe, schedule = Recipe(guidance_scale=1.0), demo.schedule(50)
-    for seed in range(3):
+    for seed in range(4):
         scene = scenes.sample_scene(scenes.VALIDATION_SEEDS.start + seed)
         latents, _ = demo.encode(to_tensor(scenes.render(scene), (128, 128)))
         text, empty = demo.text((scenes.caption(scene),)), demo.text(("",))
@@ -379,7 +377,7 @@ def test_inverting_and_decoding_the_same_text_returns_the_picture(demo: Componen
         )
         trip, result = (to_picture(demo.decode(one)) for one in (latents, back))
         found.append(psnr(result, trip))
-    assert np.mean(found) > 40
+    assert np.mean(found) > 44
 
 
 def test_the_embedded_model_recolours_an_object_and_nothing_else(demo: Components) -> None:
