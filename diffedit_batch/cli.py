@@ -28,8 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     command: Callable[[argparse.Namespace], int] = arguments.command
+    return exit_code_of(lambda: command(arguments))
+
+
+def exit_code_of(command: Callable[[], int]) -> int:
+    """What a command returns, or the exit code of the error it ends with, printed in one
+    message.
+    """
     try:
-        return command(arguments)
+        return command()
     except DiffEditError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

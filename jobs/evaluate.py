@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffedit_batch.errors import DiffEditError, InterruptedRunError
+from diffedit_batch.cli import exit_code_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from diffedit_batch.evaluation.run import evaluate
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
+
+    def measure() -> int:
         report = evaluate(
             tier=options.tier,
             split=options.split,
@@ -42,15 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             model=options.model,
             output=options.output or Path("out/evaluation") / f"{options.tier}-{options.split}",
         )
-    except DiffEditError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return InterruptedRunError.exit_code
-    print(report.read_text("utf-8"))
-    print(f"report: {report}")
-    return 0
+        print(report.read_text("utf-8"))
+        print(f"report: {report}")
+        return 0
+
+    return exit_code_of(measure)
 
 
 if __name__ == "__main__":

@@ -84,11 +84,6 @@ class Batcher:
         finished, self._finished = self._finished, []
         return finished
 
-    @property
-    def num_pending_evals(self) -> int:
-        """Evaluations that could be in the next call."""
-        return sum(len(t.wish.texts) - t.num_taken for t in self._parked if t.wish is not None)
-
     def _call(self, bucket: tuple[int, ...]) -> None:
         limit = self._limits.get(bucket, self._batch_size)
         takers: list[tuple[_Task, Evaluate, slice]] = []

@@ -16,7 +16,6 @@ from diffedit_batch.evaluation.study import ArmResult
 Floats = NDArray[np.floating]
 
 RATES = ("success", "clean", "leakage")
-MEANS = ("iou", "iou_grid", "boundary_f", "average_precision", "background_identical", "seam")
 
 
 def write_report(results: Sequence[ArmResult], admission: Admission, heading: str) -> str:

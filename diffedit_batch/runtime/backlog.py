@@ -36,7 +36,6 @@ class Backlog:
     def put_back(self, bundle: Bundle) -> None:
         """Return a bundle whose worker died; it goes out again first, in halves if it can be."""
         requests = [request for group in bundle.groups for request in group]
-        was_alone = len(requests) == 1 and bundle.num_deaths > 0
         middle = math.ceil(len(requests) / 2)
         for half in (requests[:middle], requests[middle:]):
             if half:
@@ -44,7 +43,7 @@ class Backlog:
                     Bundle(
                         _regroup(half),
                         num_deaths=bundle.num_deaths + 1,
-                        num_deaths_alone=bundle.num_deaths_alone + was_alone,
+                        num_deaths_alone=bundle.num_deaths_alone + bundle.is_one_row_alone,
                     )
                 )
 

@@ -205,8 +205,7 @@ class _Run:
 
     def _charge(self, bundle: Bundle, cause: str, backlog: Backlog) -> None:
         """Give the rows of a dead worker back, or fail the one that is to blame."""
-        is_alone = bundle.num_rows == 1 and bundle.num_deaths > 0
-        if not is_alone or bundle.num_deaths_alone + 1 < MAX_DEATHS_ALONE:
+        if not bundle.is_one_row_alone or bundle.num_deaths_alone + 1 < MAX_DEATHS_ALONE:
             backlog.put_back(bundle)
             return
         [[request]] = bundle.groups

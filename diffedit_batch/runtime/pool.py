@@ -44,6 +44,11 @@ class Bundle:
         """Rows in all groups."""
         return sum(len(group) for group in self.groups)
 
+    @property
+    def is_one_row_alone(self) -> bool:
+        """Whether it is a single row that runs with nothing beside it."""
+        return self.num_rows == 1 and self.num_deaths > 0
+
 
 @dataclass(frozen=True)
 class Done:

@@ -23,7 +23,7 @@ def ask(value: float, count: int, times: int = 1, size: int = 8) -> Act[list[Ten
 def finish(batcher: Batcher, limit: int = 1000) -> Iterator[Finished]:
     for _ in range(limit):
         yield from batcher.step()
-        if not batcher.num_pending_evals:
+        if not batcher._parked:
             yield from batcher.step()
             return
     raise AssertionError("the batcher never ended")
