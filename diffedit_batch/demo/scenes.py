@@ -37,6 +37,10 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
     "brick": (160, 90, 75),
 }
 CHANGE_KINDS: tuple[ChangeKind, ...] = get_args(ChangeKind)
+# Pairs of colour and shape that no model is ever shown a caption of, to measure new combinations.
+HELD_OUT_PAIRS = frozenset(
+    {("purple", "triangle"), ("orange", "square"), ("white", "star"), ("green", "circle")}
+)
 
 TRAIN_SEEDS = range(0, 1_000_000)
 JUDGE_SEEDS = range(1_000_000, 2_000_000)
@@ -87,7 +91,10 @@ class Change:
 
 
 def sample_scene(seed: int) -> SceneSpec:
-    """Return the scene of a seed: up to two objects apart, distinct in colour and shape."""
+    """Return the scene of a seed: up to two objects apart, distinct in colour and shape.
+
+    Objects come from left to right, so a picture has one caption.
+    """
     rng = np.random.default_rng(seed)
     count = int(rng.choice(len(_COUNT_SHARES), p=_COUNT_SHARES))
     colors = rng.permutation(list(COLORS))[:count]
@@ -138,6 +145,11 @@ def edit(spec: SceneSpec, change: Change) -> SceneSpec:
     return replace(spec, objects=tuple(objects))
 
 
+def has_held_out_pair(spec: SceneSpec) -> bool:
+    """Return whether an object of the scene is one that training leaves out."""
+    return any((item.color, item.shape) in HELD_OUT_PAIRS for item in spec.objects)
+
+
 def caption(spec: SceneSpec) -> str:
     """Return the caption, such as "an orange star and a black square on brick"."""
     names = [f"{item.color} {item.shape}" for item in spec.objects]
@@ -176,14 +188,15 @@ def true_mask(before: SceneSpec, after: SceneSpec) -> MaskArray:
 
 
 def _sample_places(rng: np.random.Generator, count: int) -> NDArray[np.floating[Any]]:
-    """Return rows of x, y, radius and rotation: objects inside the image that do not touch."""
+    """Return rows of x, y, radius, rotation: objects inside the image that do not touch, by x."""
     smallest, largest = (20, 34) if count == 1 else (17, 26)
     while True:
         radius = rng.uniform(smallest, largest, size=count)
         x, y = rng.uniform(_REACH * radius, SIZE - _REACH * radius, size=(2, count))
         distance = np.hypot(np.ptp(x), np.ptp(y)) if count == 2 else np.inf
         if distance > _REACH * radius.sum() + 2:
-            return np.stack([x, y, radius, rng.uniform(0, 2 * np.pi, size=count)], axis=1)
+            rotation = rng.uniform(0, 2 * np.pi, size=count)
+            return np.stack([x, y, radius, rotation], axis=1)[np.argsort(x)]
 
 
 def _draw_other(rng: np.random.Generator, names: list[str], taken: set[str]) -> str:

@@ -1,14 +1,16 @@
 """Training of the small text-to-image model of scenes, in three steps.
 
 1. The autoencoder learns to reproduce scenes.
-2. A fixed set of scenes is encoded once.
-3. Text encoder and noise estimator learn together on these latents to tell the noise in them; a
-   share of the captions is dropped, for classifier-free guidance.
+2. A fixed set of scenes is encoded once. Scenes with a held-out pair of colour and shape are left
+   out, so that new combinations can be measured.
+3. Text encoder and UNet learn together to tell the noise in these latents; a share of the captions
+   is dropped, for classifier-free guidance.
 
 A run that was stopped continues from its checkpoints. Shapes: B images of a batch, N of all scenes,
 h x w the latent grid, L caption tokens.
 """
 
+import itertools
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,28 +31,39 @@ from diffedit_batch.demo.components import (
     save_components,
 )
 from diffedit_batch.demo.optimise import Stage, optimise, write_whole
-from diffedit_batch.demo.scenes import TRAIN_SEEDS, caption, render, sample_scene
+from diffedit_batch.demo.scenes import (
+    SIZE,
+    TRAIN_SEEDS,
+    SceneSpec,
+    caption,
+    has_held_out_pair,
+    render,
+    render_masks,
+    sample_scene,
+)
 
 logger = logging.getLogger(__name__)
 
 _AUTOENCODER = Stage(steps=6_000, batch_size=4, learning_rate=1e-3)
-_DENOISER = Stage(steps=9_000, batch_size=32, learning_rate=1e-3)
+_DENOISER = Stage(steps=12_000, batch_size=32, learning_rate=1e-3)
 _KL_WEIGHT = 1e-4
 _GRADIENT_WEIGHT = 0.5
 _SQUARE_WEIGHT = 5.0
-_WEIGHT_BOUNDS = (0.1, 10.0)
+_OBJECT_WEIGHT = 5.0
 _ENCODE_BATCH = 8
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of a training run; `init_from` names a pipeline folder to continue from."""
+    """Settings of a training run; `autoencoder_from` names a pipeline whose autoencoder is
+    taken.
+    """
 
     output: Path
-    init_from: Path | None = None
+    autoencoder_from: Path | None = None
     autoencoder: Stage = _AUTOENCODER
     denoiser: Stage = _DENOISER
-    scenes: int = 24_000
+    scenes: int = 32_000
     caption_dropout: float = 0.1
     seed: int = 0
     device: str = "cpu"
@@ -61,15 +74,14 @@ def train(settings: TrainSettings) -> None:
     if settings.autoencoder.shares > 1:
         torch.set_num_threads(1)
     settings.output.mkdir(parents=True, exist_ok=True)
-    components = (
-        load_components(settings.init_from)
-        if settings.init_from
-        else build_components(settings.seed)
-    )
-    components = replace(components, vae=_train_autoencoder(components.vae, settings))
+    components = build_components(settings.seed)
+    if settings.autoencoder_from is None:
+        vae = _train_autoencoder(components.vae, settings)
+    else:
+        vae = load_components(settings.autoencoder_from).vae
+    components = replace(components, vae=vae)
     scenes = _encode_scenes(components, settings)
-    if settings.init_from is None:
-        components.vae.register_to_config(scaling_factor=1 / scenes["latents"].std().item())
+    vae.register_to_config(scaling_factor=1 / scenes["latents"].std().item())
     _train_denoiser(components, scenes, settings)
 
 
@@ -90,28 +102,40 @@ def reconstruction_loss(
     )
 
 
-def noise_loss(
-    components: Components, latents: Tensor, tokens: Tensor, generator: np.random.Generator
+def velocity_loss(
+    components: Components,
+    latents: Tensor,
+    tokens: Tensor,
+    objects: Tensor,
+    generator: np.random.Generator,
 ) -> Tensor:
-    """Return the weighted error of the noise estimated in latents (B, 4, h, w) by captions (B, L).
+    """Return the weighted error of the velocity (Salimans & Ho 2022, section 4) told from captions.
 
-    Timesteps are stratified over the batch. Errors are weighted by the inverse square root of the
-    signal-to-noise ratio: half-way between the error of the noise, which hardly sees the noisiest
-    levels, where objects are decided, and the error of the image, which sees little else.
+    Timesteps are stratified over the batch. Cells with an object count up to `_OBJECT_WEIGHT`
+    times: they are few, and the texture of the ground, most of all other error, cannot be foretold.
+    The noisier, the less they count extra, as long as the latent does not tell where objects are,
+    it would teach to see too many.
+
+    Args:
+        components: The model.
+        latents: (B, 4, h, w), scaled.
+        tokens: Captions, (B, L).
+        objects: Cells with an object, (B, 1, h, w), 0 or 1.
+        generator: Draws timesteps and noise.
     """
     alpha_bars = components.scheduler.alphas_cumprod
     strata = (np.arange(len(latents)) + generator.random(len(latents))) / len(latents)
     timesteps = torch.from_numpy((strata * len(alpha_bars)).astype(np.int64))
-    ratio = alpha_bars[timesteps] / (1 - alpha_bars[timesteps])
-    weights = ratio.rsqrt().clamp(*_WEIGHT_BOUNDS).to(latents.device)
+    clearness = (1 - timesteps / len(alpha_bars)).to(latents.device)
+    weights = 1 + (_OBJECT_WEIGHT - 1) * clearness[:, None, None, None] * objects
     noise, timesteps = _draw_noise(latents, generator), timesteps.to(latents.device)
     noisy = components.scheduler.add_noise(latents, noise, timesteps)
     states = components.text_encoder(tokens).last_hidden_state
     estimate = components.unet(
         noisy.contiguous(memory_format=torch.channels_last), timesteps, states
     ).sample
-    errors: Tensor = (estimate - noise).square().mean(dim=(1, 2, 3))
-    loss: Tensor = (weights * errors).sum() / weights.sum()
+    errors = (estimate - components.scheduler.get_velocity(latents, noise, timesteps)).square()
+    loss: Tensor = (weights * errors.mean(dim=1, keepdim=True)).sum() / weights.sum()
     return loss
 
 
@@ -120,7 +144,8 @@ def _train_autoencoder(vae: AutoencoderKL, settings: TrainSettings) -> Autoencod
 
     def loss_of(generator: np.random.Generator, batch_size: int) -> Tensor:
         seeds = generator.integers(TRAIN_SEEDS.start, TRAIN_SEEDS.stop, size=batch_size)
-        return reconstruction_loss(vae, _draw_images(seeds).to(settings.device), generator)
+        images = _draw_images(sample_scene(int(seed)) for seed in seeds)
+        return reconstruction_loss(vae, images.to(settings.device), generator)
 
     vae.to(settings.device, memory_format=torch.channels_last)
     checkpoint = settings.output / "autoencoder.pt"
@@ -139,7 +164,8 @@ def _train_denoiser(
         chosen = torch.from_numpy(generator.integers(len(latents), size=batch_size))
         dropped = torch.from_numpy(generator.random((batch_size, 1)) < settings.caption_dropout)
         tokens = torch.where(dropped, no_caption, scenes["tokens"][chosen]).to(settings.device)
-        return noise_loss(components, latents[chosen].to(settings.device), tokens, generator)
+        batch, objects = (part[chosen].to(settings.device) for part in (latents, scenes["objects"]))
+        return velocity_loss(components, batch, tokens, objects, generator)
 
     def save(average: nn.Module) -> None:
         averaged = replace(components, unet=average.unet, text_encoder=average.text_encoder)
@@ -153,29 +179,43 @@ def _train_denoiser(
 
 
 def _encode_scenes(components: Components, settings: TrainSettings) -> dict[str, Tensor]:
-    """Return unscaled latents (N, 4, h, w) and caption tokens (N, L) of the first seeds."""
+    """Return unscaled latents (N, 4, h, w), caption tokens (N, L) and cells with objects.
+
+    The scenes are the first of the training seeds that have no held-out pair.
+    """
     path = settings.output / "scenes.pt"
-    seeds = TRAIN_SEEDS[: settings.scenes]
 
     @torch.no_grad()
     def encode(start: int) -> Tensor:
-        images = _draw_images(seeds[start : start + _ENCODE_BATCH]).to(settings.device)
+        images = _draw_images(specs[start : start + _ENCODE_BATCH]).to(settings.device)
         latents: Tensor = components.vae.encode(images).latent_dist.mean
         return latents.cpu().contiguous()
 
     if not path.exists():
+        known = (spec for spec in map(sample_scene, TRAIN_SEEDS) if not has_held_out_pair(spec))
+        specs = list(itertools.islice(known, settings.scenes))
         with ThreadPoolExecutor(settings.autoencoder.shares) as pool:
-            latents = torch.cat(list(pool.map(encode, range(0, len(seeds), _ENCODE_BATCH))))
-        tokens = _tokenize(components, [caption(sample_scene(seed)) for seed in seeds])
-        write_whole(path, {"latents": latents, "tokens": tokens})
-        logger.info("encoded %d scenes", len(seeds))
+            latents = torch.cat(list(pool.map(encode, range(0, len(specs), _ENCODE_BATCH))))
+        tokens = _tokenize(components, [caption(spec) for spec in specs])
+        objects = _find_object_cells(specs, latents.shape[-1])
+        write_whole(path, {"latents": latents, "tokens": tokens, "objects": objects})
+        logger.info("encoded %d scenes", len(specs))
     scenes: dict[str, Tensor] = torch.load(path, weights_only=True)
     return scenes
 
 
-def _draw_images(seeds: Iterable[int]) -> Tensor:
-    """Return the scenes of these seeds as images (B, 3, H, W) in [-1, 1]."""
-    images = np.stack([render(sample_scene(int(seed))) for seed in seeds])
+def _find_object_cells(specs: list[SceneSpec], size: int) -> Tensor:
+    """Return 1 for every latent cell that touches or neighbours an object: (N, 1, size, size)."""
+    blank = np.zeros((SIZE, SIZE), dtype=bool)
+    covered = np.stack([np.logical_or.reduce([blank, *render_masks(spec)]) for spec in specs])
+    blocks = covered.reshape(len(specs), 1, size, SIZE // size, size, SIZE // size)
+    touched = torch.from_numpy(blocks.any(axis=(3, 5))).float()
+    return nn.functional.max_pool2d(touched, kernel_size=3, stride=1, padding=1)
+
+
+def _draw_images(specs: Iterable[SceneSpec]) -> Tensor:
+    """Return these scenes as images (B, 3, H, W) in [-1, 1]."""
+    images = np.stack([render(spec) for spec in specs])
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

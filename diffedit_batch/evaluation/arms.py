@@ -127,7 +127,7 @@ class Studio:
     def __init__(self, model: ModelConfig, device: str = "cpu") -> None:
         self._model = model
         self._device = device
-        self._components = Components.load(model, device)
+        self.components = Components.load(model, device)
 
     @functools.cached_property
     def _reference(self) -> ReferencePipeline:
@@ -143,11 +143,11 @@ class Studio:
         if arm.name.partition("@")[0] == REFERENCE_ARM:
             before = self._reference.num_evals
             outcomes = [
-                Outcome(*self._reference.edit(item, arm.edit, self._components.resolution))
+                Outcome(*self._reference.edit(item, arm.edit, self.components.resolution))
                 for item in items
             ]
             return outcomes, self._reference.num_evals - before
-        editor = StartingEditor(self._components, arm.start)
+        editor = StartingEditor(self.components, arm.start)
         results = editor.edit(
             ImageEdits(
                 item.source,
@@ -172,10 +172,10 @@ class Studio:
 
     def round_trip(self, picture: ImageArray) -> ImageArray:
         """A picture through the autoencoder and back: the best any latent edit can return."""
-        side = self._components.resolution
-        mean, _ = self._components.encode(to_tensor(picture, (side, side)))
+        side = self.components.resolution
+        mean, _ = self.components.encode(to_tensor(picture, (side, side)))
         return resize(
-            to_picture(self._components.decode(mean)), (picture.shape[1], picture.shape[0])
+            to_picture(self.components.decode(mean)), (picture.shape[1], picture.shape[0])
         )
 
 

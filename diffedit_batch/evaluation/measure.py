@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from diffedit_batch.demo.scenes import has_held_out_pair
 from diffedit_batch.engine.pixels import Picture
 from diffedit_batch.evaluation import metrics
 from diffedit_batch.evaluation.arms import Arm, Outcome
@@ -32,6 +33,7 @@ MEASURES = {
     "average_precision": "area under the precision-recall curve of the map",
     "background_error": "mean squared error farther than 4 px from the true mask",
     "background_psnr": "the same in dB, at most 60",
+    "worst_block_psnr": "the same of the worst block of 8 x 8 pixels",
     "background_identical": "share of those pixels equal to the bit",
     "bystander_psnr": "dB within the other object, at most 60",
     "seam": "gradient along the mask's outline over that of the true edit",
@@ -44,6 +46,7 @@ SCHEMA = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
         pa.field("num_objects", pa.int64(), nullable=False),
+        pa.field("has_held_out_pair", pa.bool_(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("source_prompt", pa.string(), nullable=False),
         pa.field("target_prompt", pa.string(), nullable=False),
@@ -58,6 +61,7 @@ def describe(item: Item) -> dict[str, object]:
         "id": item.id,
         "kind": item.kind,
         "num_objects": len(item.scene.objects),
+        "has_held_out_pair": has_held_out_pair(item.scene) or has_held_out_pair(item.goal),
         "seed": item.seed,
         "source_prompt": item.source_prompt,
         "target_prompt": item.target_prompt,
@@ -85,6 +89,10 @@ def measure(arm: Arm, item: Item, outcome: Outcome) -> dict[str, float]:
         "clean": is_clean,
         "background_error": error,
         "background_psnr": min(kept, metrics.PSNR_CAP),
+        "worst_block_psnr": min(
+            metrics.psnr(metrics.worst_block_error(outcome.picture, item.source, background)),
+            metrics.PSNR_CAP,
+        ),
         "background_identical": metrics.identical_share(outcome.picture, item.source, background),
         "bystander_psnr": _bystander_psnr(item, outcome.picture),
         "truth_psnr": _truth_psnr(item, outcome.picture),

@@ -88,6 +88,19 @@ def mean_squared_error(picture: Picture, reference: Picture, where: Mask) -> flo
     return float((difference**2).mean()) if difference.size else UNDEFINED
 
 
+def worst_block_error(picture: Picture, reference: Picture, where: Mask, size: int = 8) -> float:
+    """The largest mean squared error of the `size` x `size` blocks that lie wholly in `where`.
+
+    A small stain far from the mask hardly moves a mean over the background. Undefined where no
+    block lies in `where`.
+    """
+    height, width = where.shape
+    shape = (height // size, size, width // size, size)
+    squares = ((picture.astype(np.float64) - reference) ** 2).mean(axis=2)
+    errors = squares.reshape(shape).mean(axis=(1, 3))[where.reshape(shape).all(axis=(1, 3))]
+    return float(errors.max()) if errors.size else UNDEFINED
+
+
 def psnr(squared_error: float) -> float:
     """Decibels of a mean squared error; infinite for identical pictures."""
     if squared_error == 0:

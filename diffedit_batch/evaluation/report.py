@@ -33,6 +33,8 @@ def write_report(results: Sequence[ArmResult], admission: Admission, heading: st
         " kinds for means. A dash: undefined for this arm.\n\n" + _overview(results),
         "## Masks and pixels\n\n" + _details(results),
         "## By kind of edit\n\n" + _by_kind(results),
+        "## By scene\n\nNew pairs: a colour and a shape that no training caption named together,"
+        " before or after the edit.\n\n" + _by_scene(results),
     ]
     comparison = _comparison(results)
     if comparison:
@@ -77,13 +79,14 @@ def _overview(results: Sequence[ArmResult]) -> str:
                 f"{result.seconds / num_items:.2f}",
             ]
         )
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _details(results: Sequence[ArmResult]) -> str:
     header = [
         "arm", "IoU, grid", "precision", "recall", "boundary F", "average precision of the map",
-        "background PSNR of mean error", "mean of PSNRs (cap 60)", "bystander PSNR", "seam",
+        "background PSNR of mean error", "mean of PSNRs (cap 60)",
+        "of the worst block, 5 %", "bystander PSNR", "seam",
         "PSNR to the true edit", "success by rules", "success by network",
     ]  # fmt: skip
     rows = []
@@ -104,6 +107,7 @@ def _details(results: Sequence[ArmResult]) -> str:
                 ),
                 decibels(10 * math.log10(255**2 / error) if error else math.inf),
                 decibels(mean(result, "background_psnr").value),
+                decibels(float(np.nanpercentile(result.column("worst_block_psnr"), 5))),
                 decibels(mean(result, "bystander_psnr").value),
                 number(mean(result, "seam"), is_short=True),
                 decibels(mean(result, "truth_psnr").value),
@@ -111,7 +115,7 @@ def _details(results: Sequence[ArmResult]) -> str:
                 percent(mean(result, "success_by_network"), is_short=True),
             ]
         )
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _by_kind(results: Sequence[ArmResult]) -> str:
@@ -125,7 +129,17 @@ def _by_kind(results: Sequence[ArmResult]) -> str:
             cells.append(f"{percent(rate)}; {number(overlap)}")
         rows.append([result.arm.title, *cells])
     header = ["success; mask IoU", *CHANGE_KINDS]
-    return _table(header, rows)
+    return table(header, rows)
+
+
+def _by_scene(results: Sequence[ArmResult]) -> str:
+    rows = []
+    for result in results:
+        success = result.column("success")
+        num_objects, is_new = result.column("num_objects"), result.column("has_held_out_pair")
+        groups = (num_objects == 1, num_objects == 2, ~is_new, is_new)
+        rows.append([result.arm.title, *(percent(wilson(success[group])) for group in groups)])
+    return table(["success", "one object", "two objects", "known pairs", "new pairs"], rows)
 
 
 def _comparison(results: Sequence[ArmResult]) -> str:
@@ -164,7 +178,7 @@ def _comparison(results: Sequence[ArmResult]) -> str:
         "arm", "success", "clean edits", "p", f"p of {', '.join(CHANGE_KINDS)}", "mask IoU",
         "background PSNR, dB",
     ]  # fmt: skip
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _undefined(results: Sequence[ArmResult]) -> str:
@@ -178,7 +192,7 @@ def _undefined(results: Sequence[ArmResult]) -> str:
         ]
         for result in results
     ]
-    return _table([f"of {len(results[0].table)} items", *names], rows)
+    return table([f"of {len(results[0].table)} items", *names], rows)
 
 
 def mean(result: ArmResult, name: str) -> Estimate:
@@ -211,6 +225,7 @@ def decibels(value: float) -> str:
     return "identical" if math.isinf(value) else f"{value:.1f}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

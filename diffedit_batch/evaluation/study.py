@@ -24,7 +24,7 @@ from diffedit_batch.evaluation.measure import SCHEMA, describe, measure
 
 logger = logging.getLogger(__name__)
 
-MEASURES_VERSION = 1
+MEASURES_VERSION = 2
 """Part of every cache key: raise it when judges or metrics change."""
 Tier = Literal["smoke", "ci", "full"]
 NUM_PER_KIND: dict[Tier, int] = {"smoke": 4, "ci": 24, "full": 200}

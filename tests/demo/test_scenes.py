@@ -48,6 +48,7 @@ def test_scenes_have_up_to_two_objects_that_differ_and_do_not_touch() -> None:
         counts.add(len(scene.objects))
         assert len({item.color for item in scene.objects}) == len(scene.objects)
         assert len({item.shape for item in scene.objects}) == len(scene.objects)
+        assert sorted(scene.objects, key=lambda item: item.x) == list(scene.objects)
         masks = render_masks(scene)
         assert not np.logical_and.reduce([np.zeros((128, 128), bool), *masks]).any()
         if len(masks) == 2:

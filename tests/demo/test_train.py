@@ -46,14 +46,17 @@ def test_a_run_that_was_stopped_continues(tmp_path: Path, caplog: pytest.LogCapt
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
-def test_training_can_go_on_from_a_model(tmp_path: Path) -> None:
-    first = tmp_path / "first"
+def test_the_autoencoder_of_another_model_can_be_taken(tmp_path: Path) -> None:
+    def autoencoder(folder: Path) -> dict[str, torch.Tensor]:
+        return load_file(folder / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors")
+
+    first, second = tmp_path / "first", tmp_path / "second"
     train(settings(first))
-    again = replace(settings(tmp_path / "second"), init_from=first / "pipeline")
-    train(again)
-    one, other = unet_weights(first), unet_weights(tmp_path / "second")
-    moved = [name for name in one if not torch.equal(one[name], other[name])]
-    assert moved
+    train(replace(settings(second), autoencoder_from=first / "pipeline", seed=1))
+    assert not (second / "autoencoder.pt").exists()
+    assert all(torch.equal(autoencoder(second)[k], v) for k, v in autoencoder(first).items())
+    one, other = unet_weights(first), unet_weights(second)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_every_word_of_a_caption_is_one_token() -> None:

@@ -95,6 +95,14 @@ def test_psnr_of_a_known_error() -> None:
     assert metrics.psnr(error) == pytest.approx(20 * math.log10(25.5))
 
 
+def test_the_worst_block_is_the_one_with_the_stain() -> None:
+    stained = grey(100)
+    stained[:4, :8] = 110  # half of one block
+    assert metrics.worst_block_error(stained, grey(100), FULL) == 50
+    assert metrics.worst_block_error(stained, grey(100), box(8, 0, 64, 64)) == 0
+    assert math.isnan(metrics.worst_block_error(stained, grey(100), box(1, 1, 14, 14) & ~FULL))
+
+
 def test_identical_pixels_are_counted_whole() -> None:
     edited = grey(100)
     edited[:32, :, 0] += 1  # one channel is enough to differ

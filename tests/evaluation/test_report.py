@@ -51,6 +51,15 @@ def test_rates_come_with_intervals_and_costs() -> None:
     assert cells(page, "Masks", "default")[6] == "identical"
 
 
+def test_scenes_are_told_apart_by_objects_and_new_pairs() -> None:
+    is_new = np.array([describe(item)["has_held_out_pair"] for item in ITEMS], float)
+    assert 0 < is_new.sum() < len(ITEMS)
+    page = write_report([result(ARMS["default"], success=is_new)], ADMISSION, "")
+    _, _, _, known, new = cells(page, "By scene", "default")
+    assert known.startswith("0.0%")
+    assert new.startswith("100.0%")
+
+
 def test_the_comparison_is_paired() -> None:
     page = write_report([REFERENCE, DEFAULT], ADMISSION, "")
     row = cells(page, "Against the reference", "default")
