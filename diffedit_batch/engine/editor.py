@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffedit_batch.config import ModelConfig
-from diffedit_batch.core.diffedit import Act, Edit, Recipe, Texts, edit_row
+from diffedit_batch.core.diffedit import Act, Edit, FindLevels, Recipe, Texts, edit_row
 from diffedit_batch.core.noise import draw
 from diffedit_batch.engine.batcher import Batcher, Finished, Scope
 from diffedit_batch.engine.counters import Counters
@@ -50,10 +50,16 @@ class DiffEditor:
         batch_size: network evaluations in a full call.
         size_multiple: working sizes are multiples of it, in pixels; None: what the UNet halves
             without remainder.
+        find_levels: what comes instead of the inversion, for ablations.
     """
 
     def __init__(
-        self, components: Components, *, batch_size: int = 16, size_multiple: int | None = None
+        self,
+        components: Components,
+        *,
+        batch_size: int = 16,
+        size_multiple: int | None = None,
+        find_levels: FindLevels | None = None,
     ) -> None:
         self.components = components
         self._batch_size = batch_size
@@ -63,6 +69,7 @@ class DiffEditor:
                 f"size_multiple {size_multiple} is no multiple of the VAE factor"
                 f" {components.vae_scale_factor}"
             )
+        self._find_levels = find_levels
         self._counters = Counters()
         self._precise: DiffEditor | None = None
         self._forget_rows()
@@ -213,6 +220,7 @@ class DiffEditor:
             own_mask=None
             if own_mask is None
             else torch.from_numpy(resize_mask(own_mask, size)).to(model.device),
+            find_levels=self._find_levels,
         )
 
     def _conclude(self, finished: Finished) -> EditResult | None:
@@ -252,7 +260,10 @@ class DiffEditor:
             except torch.OutOfMemoryError:
                 return self._failed(row, error)
             self._precise = DiffEditor(
-                components, batch_size=self._batch_size, size_multiple=self._multiple
+                components,
+                batch_size=self._batch_size,
+                size_multiple=self._multiple,
+                find_levels=self._find_levels,
             )
         self._counters.full_precision_retries += 1
         self._precise.submit(dataclasses.replace(row.edits, requests=[row.request]))

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from diffedit_batch.config import EditConfig, ModelConfig
 from diffedit_batch.demo.scenes import ImageArray, MaskArray
+from diffedit_batch.engine.editor import DiffEditor
 from diffedit_batch.engine.pixels import resize, to_picture, to_tensor
 from diffedit_batch.engine.requests import ImageEdits
 from diffedit_batch.errors import ConfigError
 from diffedit_batch.evaluation.items import Item
 from diffedit_batch.evaluation.reference import ReferencePipeline
-from diffedit_batch.evaluation.starts import Start, StartingEditor
+from diffedit_batch.evaluation.starts import FIND_LEVELS, Start
 from diffedit_batch.models.components import Components
 from diffedit_batch.models.identity import identify
 from diffedit_batch.schema import EditRequest
@@ -147,7 +148,7 @@ class Studio:
                 for item in items
             ]
             return outcomes, self._reference.num_evals - before
-        editor = StartingEditor(self.components, arm.start)
+        editor = DiffEditor(self.components, find_levels=FIND_LEVELS[arm.start])
         results = editor.edit(
             ImageEdits(
                 item.source,

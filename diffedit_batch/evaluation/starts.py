@@ -1,60 +1,57 @@
-"""An editor that starts from noise instead of inverting: ablations, SDEdit and text to image."""
+"""Where denoising starts if not from the inverted picture: ablations, SDEdit and text to image."""
 
-from typing import Any, Literal
+import hashlib
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from diffedit_batch.core.diffedit import Act, Edit, Once
+from diffedit_batch.core.diffedit import Act, FindLevels, Recipe, Texts
+from diffedit_batch.core.guidance import PredictionType
 from diffedit_batch.core.noise import draw
-from diffedit_batch.core.schedule import add_noise
-from diffedit_batch.engine.editor import DiffEditor, _Row
-from diffedit_batch.models.components import Components
+from diffedit_batch.core.schedule import Schedule, add_noise
 
 Start = Literal["inverted", "noised", "noise"]
 """`inverted`: as DiffEdit has it; `noised`: the clean latent under fresh noise (SDEdit, arXiv
 2108.01073); `noise`: nothing but noise."""
 
 
-class StartingEditor(DiffEditor):
-    """An editor of which it can be said where denoising starts.
-
-    Args:
-        components: the model.
-        start: where.
-    """
-
-    def __init__(self, components: Components, start: Start) -> None:
-        super().__init__(components)
-        self._start_from = start
-
-    def _start(
-        self, row: _Row, mean: Tensor, std: Tensor, size: tuple[int, int], key: str
-    ) -> Act[Edit]:
-        act = super()._start(row, mean, std, size, key)
-        if self._start_from == "inverted":
-            return act
-        edit = row.request.edit
-        schedule = self.components.schedule(edit.num_inference_steps)
-        shape = tuple(mean.shape)
-        noise = draw(shape, seed=row.request.seed, image_key=key, purpose="start").to(mean.device)
-        alpha_bar = schedule.alpha_bar[: schedule.level_of(edit.inpaint_strength) + 1]
-        if self._start_from == "noise":
-            alpha_bar = torch.zeros_like(alpha_bar)
-        levels = [mean, *(add_noise(mean, noise, level) for level in alpha_bar[1:])]
-        return _answer_inversion(act, levels)
+def add_fresh_noise(
+    x_0: Tensor,
+    texts: Texts,
+    recipe: Recipe,
+    schedule: Schedule,
+    prediction_type: PredictionType,
+) -> Act[list[Tensor]]:
+    """Levels as `invert` gives them, but of one fresh noise; the network is not asked."""
+    noise = _draw_start(x_0, recipe)
+    num_levels = schedule.level_of(recipe.inpaint_strength)
+    return [x_0, *(add_noise(x_0, noise, a) for a in schedule.alpha_bar[1 : num_levels + 1])]
+    yield  # an act is a generator
 
 
-def _answer_inversion(act: Act[Edit], levels: list[Tensor]) -> Act[Edit]:
-    """The same act, given `levels` (C, h, w) when it asks for the inverted latents."""
-    answer: Any = None
-    while True:
-        try:
-            wish = act.send(answer)
-        except StopIteration as stop:
-            ended: Edit = stop.value
-            return ended
-        if isinstance(wish, Once) and wish.name == "inversion":
-            answer = levels
-        else:
-            answer = yield wish
+def forget_picture(
+    x_0: Tensor,
+    texts: Texts,
+    recipe: Recipe,
+    schedule: Schedule,
+    prediction_type: PredictionType,
+) -> Act[list[Tensor]]:
+    """Levels of nothing but noise: with a mask of everything, text to image."""
+    noise = _draw_start(x_0, recipe)
+    return [x_0, *([noise] * schedule.level_of(recipe.inpaint_strength))]
+    yield  # an act is a generator
+
+
+FIND_LEVELS: dict[Start, FindLevels | None] = {
+    "inverted": None,
+    "noised": add_fresh_noise,
+    "noise": forget_picture,
+}
+"""How an editor gets its levels, by where denoising starts."""
+
+
+def _draw_start(x_0: Tensor, recipe: Recipe) -> Tensor:
+    key = hashlib.sha256(x_0.cpu().numpy().tobytes()).hexdigest()
+    noise = draw(tuple(x_0.shape), seed=recipe.seed, image_key=key, purpose="start")
+    return noise.to(x_0.device, torch.float32)
