@@ -20,7 +20,7 @@ from diffedit_batch.errors import ConfigError
 ALGORITHM_VERSION = 1
 """Part of every fingerprint: raise it when the same inputs give other pixels."""
 
-Preset = Literal["paper", "diffusers"]
+Preset = Literal["tuned", "paper", "diffusers"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 M = TypeVar("M", bound=BaseModel)
 
@@ -50,21 +50,21 @@ class ModelConfig(Section):
 class EditConfig(Section):
     """One edit. Any of these may be a manifest column and then wins for its row."""
 
-    preset: Preset = "paper"
+    preset: Preset = "tuned"
     num_inference_steps: int = Field(50, ge=1, le=1000)
     inpaint_strength: float = Field(0.8, gt=0, le=1)
     guidance_scale: float = Field(7.5, ge=1, le=100)
     num_maps_per_mask: int = Field(10, ge=1, le=256)
     mask_encode_strength: float = Field(0.5, gt=0, le=1)
     mask_rule: Literal["minmax", "mean_ratio", "otsu"] | None = None
-    mask_threshold: float = Field(0.5, gt=0, lt=1)
+    mask_threshold: float | None = Field(None, gt=0, lt=1)
     mask_thresholding_ratio: float = Field(3.0, gt=0, le=100)
     invert_with: Literal["empty", "caption"] | None = None
     inversion_guidance_scale: float | None = Field(None, ge=1, le=100)
     inversion_timestep: Literal["current", "next"] | None = None
     negative_from: Literal["empty", "source_prompt"] | None = None
     paste_background: bool | None = None
-    feather: int = Field(8, ge=0, le=64, description="px of the paste's soft edge")
+    feather: int | None = Field(None, ge=0, le=64, description="px of the paste's soft edge")
 
     @model_validator(mode="after")
     def _at_least_one_step(self) -> Self:
@@ -79,24 +79,36 @@ class EditConfig(Section):
     def resolved(self) -> "EditConfig":
         """A copy in which the preset has filled every key left at null."""
         by_preset: dict[str, dict[str, object]] = {
-            "paper": {
-                # Measured by reconstruction of validation scenes (50 steps, guidance 1, PSNR to
-                # the VAE round trip): caption at the next level 49.3 dB, at the current one 47.5,
-                # empty text 48.6 and 45.0.
+            # Chosen by jobs/tune.py on validation scenes, see evaluation/TUNING.md.
+            "tuned": {
                 "mask_rule": "minmax",
+                "mask_threshold": 0.4,
                 "invert_with": "caption",
                 "inversion_guidance_scale": 1.0,
                 "inversion_timestep": "next",
                 "negative_from": "empty",
                 "paste_background": True,
+                "feather": 4,
+            },
+            "paper": {
+                "mask_rule": "minmax",
+                "mask_threshold": 0.5,
+                "invert_with": "caption",
+                "inversion_guidance_scale": 1.0,
+                "inversion_timestep": "next",
+                "negative_from": "empty",
+                "paste_background": True,
+                "feather": 8,
             },
             "diffusers": {
                 "mask_rule": "mean_ratio",
+                "mask_threshold": 0.5,
                 "invert_with": "caption",
                 "inversion_guidance_scale": self.guidance_scale,
                 "inversion_timestep": "next",
                 "negative_from": "source_prompt",
                 "paste_background": False,
+                "feather": 8,
             },
         }
         filled = {k: v for k, v in by_preset[self.preset].items() if getattr(self, k) is None}

@@ -15,8 +15,19 @@ MINIMAL: dict[str, Any] = {
     "output": {"uri": "out"},
 }
 BY_PRESET: dict[str, dict[str, object]] = {
+    "tuned": {
+        "mask_rule": "minmax",
+        "mask_threshold": 0.4,
+        "invert_with": "caption",
+        "inversion_guidance_scale": 1.0,
+        "inversion_timestep": "next",
+        "negative_from": "empty",
+        "paste_background": True,
+        "feather": 4,
+    },
     "paper": {
         "mask_rule": "minmax",
+        "mask_threshold": 0.5,
         "invert_with": "caption",
         "inversion_guidance_scale": 1.0,
         "inversion_timestep": "next",
@@ -87,7 +98,12 @@ def test_config_is_frozen(tmp_path: Path) -> None:
         ("edit", "guidance_scale", float("nan"), "edit.guidance_scale: Input should be"),
         ("edit", "mask_threshold", 1, "edit.mask_threshold: Input should be less than 1 (got 1)"),
         ("edit", "mask_rule", "median", "edit.mask_rule: Input should be 'minmax', 'mean_ratio' o"),
-        ("edit", "preset", "fancy", "edit.preset: Input should be 'paper' or 'diffusers' (got 'f"),
+        (
+            "edit",
+            "preset",
+            "fancy",
+            "edit.preset: Input should be 'tuned', 'paper' or 'diffusers' (got 'f",
+        ),
         ("output", "uri", 5, "output.uri: Input should be a valid string (got 5)"),
         ("output", "max_failed_fraction", 1.5, "output.max_failed_fraction: Input should be less"),
         ("input", "columns", {"id": 3}, "input.columns.id: Input should be a valid string (got 3)"),
@@ -210,7 +226,7 @@ def test_settings_are_checked_like_the_file(tmp_path: Path) -> None:
     assert problems[1] == "edit.feater: unknown key; did you mean feather?"
 
 
-@pytest.mark.parametrize("preset", ["paper", "diffusers"])
+@pytest.mark.parametrize("preset", BY_PRESET)
 def test_presets_resolve_as_documented(preset: Any) -> None:
     resolved = EditConfig(preset=preset).resolved()
     assert {name: getattr(resolved, name) for name in BY_PRESET[preset]} == BY_PRESET[preset]

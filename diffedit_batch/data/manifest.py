@@ -19,6 +19,7 @@ from diffedit_batch.schema import EditRequest, ImageRef
 
 MAX_PROMPT_BYTES = 8_192
 _SHOWN = 5
+_INTEGER = (int, int | None)
 
 
 @dataclass(frozen=True)
@@ -314,7 +315,7 @@ def _texts(texts: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
 
 def _override(edit: EditConfig, overrides: Mapping[str, Any]) -> EditConfig:
     values = {
-        name: _as_integer(value) if EditConfig.model_fields[name].annotation is int else value
+        name: _as_integer(value) if EditConfig.model_fields[name].annotation in _INTEGER else value
         for name, value in overrides.items()
     }
     try:

@@ -42,6 +42,8 @@ HELD_OUT_PAIRS = frozenset(
     {("purple", "triangle"), ("orange", "square"), ("white", "star"), ("green", "circle")}
 )
 
+ATTRIBUTES = (*COLORS, *SHAPES, *GROUNDS)
+
 TRAIN_SEEDS = range(0, 1_000_000)
 JUDGE_SEEDS = range(1_000_000, 2_000_000)
 VALIDATION_SEEDS = range(2_000_000, 3_000_000)
@@ -168,6 +170,22 @@ def render(spec: SceneSpec) -> ImageArray:
 def render_masks(spec: SceneSpec) -> list[MaskArray]:
     """Return the pixels that belong to each object, in the order of `spec.objects`."""
     return [np.asarray(_draw_coverage(item)) > 127 for item in spec.objects]
+
+
+def measure_coverage(spec: SceneSpec, size: int) -> NDArray[np.float32]:
+    """Return the share of each of `size` x `size` cells that shows each of `ATTRIBUTES`:
+    (A, h, w), A their number.
+    """
+    cell = SIZE // size
+    coverage = np.zeros((len(ATTRIBUTES), size, size), dtype=np.float32)
+    ground = coverage[ATTRIBUTES.index(spec.ground)]
+    ground += 1
+    for item, mask in zip(spec.objects, render_masks(spec), strict=True):
+        share = mask.reshape(size, cell, size, cell).mean(axis=(1, 3))
+        coverage[ATTRIBUTES.index(item.color)] = share
+        coverage[ATTRIBUTES.index(item.shape)] = share
+        ground -= share
+    return coverage
 
 
 def true_mask(before: SceneSpec, after: SceneSpec) -> MaskArray:

@@ -103,8 +103,10 @@ class EditResult:
     @cached_property
     def weights(self) -> Tensor:
         """The mask with its soft edge, (H, W) in 0..1, original size."""
+        width = self.request.edit.feather
         assert self.working_mask is not None
-        soft = feather(torch.from_numpy(self.working_mask), self.request.edit.feather)
+        assert width is not None, "the parameters of a request are resolved"
+        soft = feather(torch.from_numpy(self.working_mask), width)
         return resize_weights(soft, self.size)
 
     @cached_property

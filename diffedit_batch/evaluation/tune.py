@@ -42,15 +42,15 @@ RULES = (
 )
 DEFAULT = EditConfig().resolved()
 EDITS: dict[str, Sequence[object]] = {
-    "guidance_scale": (2.0, 3.0, 5.0, 10.0),
-    "inpaint_strength": (0.6, 0.7, 0.9, 1.0),
+    "guidance_scale": (3.0, 5.0, 10.0),
+    "inpaint_strength": (0.6, 0.7, 0.9),
     "invert_with": ("empty",),
     "negative_from": ("source_prompt",),
     "inversion_timestep": ("current",),
     "mask_threshold": (0.3, 0.35, 0.4, 0.45, 0.5),
-    "num_maps_per_mask": (5, 20),
-    "feather": (0, 2, 4, 16),
-    "num_inference_steps": (25, 100),
+    "num_maps_per_mask": (5,),
+    "num_inference_steps": (25,),
+    "feather": (0, 4, 8),
 }
 """What is tried of each parameter, one at a time from the default."""
 _NUM_BEST = 10

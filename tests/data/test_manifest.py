@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffedit_batch.config import JobConfig
+from diffedit_batch.config import EditConfig, JobConfig
 from diffedit_batch.data.manifest import MAX_PROMPT_BYTES, Manifest, ManifestRow
 from diffedit_batch.errors import ManifestError
 from diffedit_batch.schema import EDIT_PARAMETERS
@@ -508,7 +508,7 @@ def test_fingerprint_changes_with_the_config(folder: Path, sections: dict[str, A
         {"output": {"uri": "elsewhere", "max_failed_fraction": 0.5}},
         {"model": {"id": "demo", "enable_attention_slicing": True, "local_files_only": True}},
         {"input": {"max_pixels": 1, "max_bytes": 9}},
-        {"edit": {"preset": "paper", "mask_rule": "minmax"}},
+        {"edit": {"preset": "tuned", "mask_rule": "minmax"}},
     ],
     ids=str,
 )
@@ -520,7 +520,10 @@ def test_fingerprint_ignores_how_the_work_is_done(folder: Path, sections: dict[s
 def test_fingerprint_ignores_id_other_columns_and_spelling(folder: Path) -> None:
     base = row_of(folder)
     assert row_of(folder, id="x", note="y").fingerprint == base.fingerprint
-    assert row_of(folder, seed=0, feather=8).fingerprint == base.fingerprint
+    assert (
+        row_of(folder, seed=0, feather=EditConfig().resolved().feather).fingerprint
+        == base.fingerprint
+    )
     one = row_of(folder, guidance_scale=5)
     [other] = rows_of(folder, [{**CAT_TO_DOG, "edit.guidance_scale": 5.0}])
     assert one.fingerprint == other.fingerprint

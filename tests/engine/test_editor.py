@@ -93,7 +93,7 @@ def test_equal_prompts_change_nothing_under_an_own_mask_either(tiny: Components)
     assert np.array_equal(result.image, image)
 
 
-@pytest.mark.parametrize("preset", ["paper", "diffusers"])
+@pytest.mark.parametrize("preset", ["tuned", "paper", "diffusers"])
 def test_equal_prompts_change_nothing(tiny: Components, preset: str) -> None:
     image = picture(70, 50)
     result = edit_one(tiny, request(target=SOURCE, preset=preset), image)
