@@ -11,7 +11,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,12 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add("run", _run, "Run a job; run again, it continues with what is missing or changed.")
     plan = add("plan", _plan, "Check a job and count its work, without starting a model.")
-    for sub in (run, plan):
+    prepare = add(
+        "prepare",
+        _prepare,
+        "Generate prompts and captions only, to be read and corrected before the run.",
+    )
+    for sub in (run, plan, prepare):
         sub.add_argument("config", help="YAML file, e.g. configs/sd21.yaml")
         sub.add_argument(
             "--set",
@@ -100,17 +106,40 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _prepare(arguments: argparse.Namespace) -> int:
+    from diffedit_batch.runtime.driver import prepare_job
+
+    config = load_config(arguments.config, arguments.settings)
+    with _progress() as show:
+        state = prepare_job(
+            config, limit=arguments.limit, retry_failed=arguments.retry_failed, on_progress=show
+        )
+    _print_generated(state)
+    for kind, number in state.failures.most_common():
+        print(f"  failed at {kind}: {number}")
+    print(f"prompts:  {config.output.uri}/prompts.parquet, one row per concept")
+    print(f"captions: {config.output.uri}/captions.parquet, one row per image")
+    print(
+        "To correct one, change its text and leave the other columns as they are; for a concept"
+        " that failed, add a row with concept and prompts. `diffedit-batch run` then uses it."
+    )
+    return 0
+
+
+def _print_generated(state: "RunState") -> None:
+    counters = state.counters
+    if counters.prompt_generations or counters.captions:
+        print(
+            f"generated: prompts for {counters.prompt_generations} concepts,"
+            f" captions of {counters.captions} images"
+        )
+
+
 def _execute(config: JobConfig, limit: int | None = None, retry_failed: bool = False) -> None:
     from diffedit_batch.runtime.driver import run_job
 
-    progress = _Progress()
-    # While it edits, the driver stops in an orderly way; before and after, like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGUSR1, signal.default_int_handler)
-    try:
-        state = run_job(config, limit=limit, retry_failed=retry_failed, on_progress=progress.show)
-    finally:
-        progress.close()
+    with _progress() as show:
+        state = run_job(config, limit=limit, retry_failed=retry_failed, on_progress=show)
     if not state.counts:
         print(f"nothing to do: all {state.num_rows} rows are done in {config.output.uri}")
         return
@@ -121,6 +150,7 @@ def _execute(config: JobConfig, limit: int | None = None, retry_failed: bool = F
     )
     for kind, number in state.failures.most_common():
         print(f"  failed at {kind}: {number}")
+    _print_generated(state)
     if state.num_truncated_rows:
         print(f"  {state.num_truncated_rows} rows have a prompt cut at the text encoder's limit")
     print(
@@ -129,6 +159,20 @@ def _execute(config: JobConfig, limit: int | None = None, retry_failed: bool = F
         f" {counters.vae_encodes} images encoded"
     )
     print(f"results: {config.output.uri}/results  record: runs/{state.run_id}.json")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[["RunState"], None]]:
+    """What shows the progress of a job, whose driver stops in an orderly way while workers run;
+    before and after that, signals are like Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    progress = _Progress()
+    try:
+        yield progress.show
+    finally:
+        progress.close()
 
 
 class _Progress:
@@ -150,7 +194,7 @@ class _Progress:
         left = state.num_rows - state.num_done
         eta = f", {left * elapsed / num_here:.0f} s left" if num_here else ""
         workers = f"workers: {state.num_workers}" if state.num_workers else "workers are starting"
-        line = (
+        line = state.phase or (
             f"{state.num_done}/{state.num_rows} rows, {num_here / elapsed:.2f} rows/s,"
             f" {state.counts['failed']} failed, {workers}{eta}"
         )
@@ -178,6 +222,11 @@ def _plan(arguments: argparse.Namespace) -> int:
     )
     for kind, number in plan.refusals.most_common():
         print(f"  {kind}: {number}, e.g. {plan.examples[kind]}")
+    if plan.num_concepts or plan.num_captions:
+        print(
+            f"to generate first: prompts for {plan.num_concepts} concepts, captions of"
+            f" {plan.num_captions} images"
+        )
     print(f"{plan.unet_evals} network evaluations")
     hours = plan.worker_hours()
     if hours is None:

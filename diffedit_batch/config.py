@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from diffedit_batch.errors import ConfigError
 
@@ -60,6 +60,7 @@ class EditConfig(Section):
     mask_threshold: float | None = Field(None, gt=0, lt=1)
     mask_thresholding_ratio: float = Field(3.0, gt=0, le=100)
     invert_with: Literal["empty", "caption"] | None = None
+    caption_with: Literal["column", "blip", "source_prompt"] = "column"
     inversion_guidance_scale: float | None = Field(None, ge=1, le=100)
     inversion_timestep: Literal["current", "next"] | None = None
     negative_from: Literal["empty", "source_prompt"] | None = None
@@ -125,6 +126,50 @@ class EditConfig(Section):
         return _validated(EditConfig, {**self.model_dump(), **values}, "invalid edit parameters")
 
 
+class PromptsConfig(Section):
+    """The model that writes prompts for rows given by concept, and how it is asked."""
+
+    id: str = Field(
+        "google/flan-t5-large",
+        description="T5-like model: hub id, local folder, or `demo` for the embedded one",
+    )
+    revision: str | None = Field(None, description="commit, tag or branch of a hub id")
+    # T5 was trained in bfloat16; in float16 its activations overflow.
+    dtype: Dtype | None = Field(None, description="null: bfloat16 on a GPU, float32 on a CPU")
+    template: str = Field(
+        "Provide a caption for images containing a {concept}. The captions should be in English"
+        " and should be no longer than 150 characters.",
+        description="the instruction; {concept} stands for the concept",
+    )
+    num_prompts: int = Field(16, ge=1, le=64, description="prompts of a concept")
+    temperature: float = Field(0.8, gt=0, le=10)
+    top_k: int = Field(10, ge=1, description="words drawn from at each step")
+    max_new_tokens: int = Field(128, ge=1, le=1024)
+    local_files_only: bool = Field(False, description="offline: never ask the hub")
+
+    @field_validator("template")
+    @classmethod
+    def _names_the_concept(cls, template: str) -> str:
+        if "{concept}" not in template:
+            raise ValueError("must contain {concept}, which stands for the row's concept")
+        return template
+
+
+class CaptionsConfig(Section):
+    """The model that captions images for rows with `edit.caption_with: blip`."""
+
+    id: str = Field(
+        "Salesforce/blip-image-captioning-base",
+        description="BLIP model: hub id, local folder, or `demo` for the embedded one",
+    )
+    revision: str | None = Field(None, description="commit, tag or branch of a hub id")
+    dtype: Dtype | None = Field(None, description="null: float16 on a GPU, float32 on a CPU")
+    prefix: str = Field("a photograph of", description="how every caption begins")
+    max_new_tokens: int = Field(128, ge=1, le=1024)
+    batch_size: int = Field(16, ge=1, le=512, description="images captioned in one call")
+    local_files_only: bool = Field(False, description="offline: never ask the hub")
+
+
 class InputConfig(Section):
     """Where rows and images come from."""
 
@@ -176,6 +221,8 @@ class JobConfig(Section):
 
     model: ModelConfig
     edit: EditConfig = EditConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    captions: CaptionsConfig = CaptionsConfig()
     input: InputConfig
     output: OutputConfig
     engine: EngineConfig = EngineConfig()
@@ -190,10 +237,12 @@ class JobConfig(Section):
     def with_absolute_paths(self) -> "JobConfig":
         """A copy whose local paths mean the same in every process, whatever folder it runs in."""
         output = self.output.model_copy(update={"uri": _absolute(self.output.uri)})
-        model = self.model
-        if Path(model.id).expanduser().is_dir():
-            model = model.model_copy(update={"id": _absolute(model.id)})
-        return self.model_copy(update={"output": output, "model": model})
+        models: dict[str, Section] = {}
+        for name in ("model", "prompts", "captions"):
+            section = getattr(self, name)
+            if Path(section.id).expanduser().is_dir():
+                models[name] = section.model_copy(update={"id": _absolute(section.id)})
+        return self.model_copy(update={"output": output, **models})
 
 
 def _absolute(path: str) -> str:

@@ -12,13 +12,17 @@ INPUT_COLUMNS = (
     "image",
     "source_prompt",
     "target_prompt",
+    "source_concept",
+    "target_concept",
     "caption",
     "negative_prompt",
     "source_negative_prompt",
     "mask",
     "seed",
 )
-"""Manifest columns with a meaning; `image`, `source_prompt` and `target_prompt` are required."""
+"""Manifest columns with a meaning; `image` is required, and for source and target a prompt or a
+concept.
+"""
 
 EDIT_PARAMETERS = tuple(EditConfig.model_fields)
 """Manifest columns that override `edit.*` for their row."""
@@ -54,8 +58,10 @@ class EditRequest:
         target_prompt: what it shall show.
         edit: effective parameters; what is left to the preset is filled in on creation.
         seed: seeds the mask draws.
-        caption: text for the inversion where `edit.invert_with` is `caption`; None: the source
-            prompt.
+        source_concept: what the source prompts were generated from; None: they were given.
+        target_concept: the same of the target prompts.
+        caption: text for the inversion where `edit.invert_with` is `caption` and
+            `edit.caption_with` is not `source_prompt`; None: the source prompt.
         negative_prompt: None: as `edit.negative_from` says.
         source_negative_prompt: negative on the source side of the mask; None: the same as on the
             target side.
@@ -69,6 +75,8 @@ class EditRequest:
     target_prompt: tuple[str, ...]
     edit: EditConfig = field(default_factory=EditConfig)
     seed: int = 0
+    source_concept: str | None = None
+    target_concept: str | None = None
     caption: tuple[str, ...] | None = None
     negative_prompt: tuple[str, ...] | None = None
     source_negative_prompt: tuple[str, ...] | None = None
@@ -84,6 +92,8 @@ class EditRequest:
         return {
             "source_prompt": list(self.source_prompt),
             "target_prompt": list(self.target_prompt),
+            "source_concept": self.source_concept,
+            "target_concept": self.target_concept,
             "caption": list(self.inversion_text),
             "negative_prompt": list(self.negative_text),
             "source_negative_prompt": list(self.source_negative_text),
@@ -96,6 +106,8 @@ class EditRequest:
         """The text under which the image is inverted."""
         if self.edit.invert_with == "empty":
             return ("",)
+        if self.edit.caption_with == "source_prompt":
+            return self.source_prompt
         return self.caption or self.source_prompt
 
     @property
@@ -122,6 +134,7 @@ _EDIT_TYPES = {
     "mask_threshold": pa.float64(),
     "mask_thresholding_ratio": pa.float64(),
     "invert_with": pa.string(),
+    "caption_with": pa.string(),
     "inversion_guidance_scale": pa.float64(),
     "inversion_timestep": pa.string(),
     "negative_from": pa.string(),
@@ -141,6 +154,8 @@ RESULT_SCHEMA = pa.schema(
         pa.field("image", pa.string(), nullable=False),
         pa.field("source_prompt", pa.list_(pa.string())),
         pa.field("target_prompt", pa.list_(pa.string())),
+        pa.field("source_concept", pa.string()),
+        pa.field("target_concept", pa.string()),
         pa.field("caption", pa.list_(pa.string())),
         pa.field("negative_prompt", pa.list_(pa.string())),
         pa.field("source_negative_prompt", pa.list_(pa.string())),

@@ -2,11 +2,24 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    BertTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipImageProcessorPil,
+    BlipProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
+)
 
 import diffedit_batch
 from diffedit_batch.config import ModelConfig
@@ -95,6 +108,90 @@ def tiny(tiny_model: Path) -> Components:
 def tiny_v(tiny_v_model: Path) -> Components:
     """The tiny v-predicting model, loaded."""
     return Components.load(ModelConfig(id=str(tiny_v_model)), "cpu")
+
+
+def save_tiny_prompt_writer(folder: Path) -> Path:
+    """A T5 with random weights that knows a few words."""
+    torch.manual_seed(0)
+    words = [
+        "provide",
+        "a",
+        "caption",
+        "for",
+        "images",
+        "containing",
+        "dog",
+        "cat",
+        "on",
+        "grass",
+        "sand",
+        "red",
+        "blue",
+    ]
+    pieces = ["<pad>", "</s>", "<unk>", ".", *(f"▁{word}" for word in words)]
+    tokenizer = T5Tokenizer(vocab=[(piece, 0.0) for piece in pieces], extra_ids=0)
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=16,
+            d_kv=4,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_captioner(folder: Path) -> Path:
+    """A BLIP of 16 px pictures with random weights that knows a few words."""
+    torch.manual_seed(0)
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
+    words = (
+        *special,
+        *["a", "photograph", "of", "dog", "cat", "on", "grass", "sand", "red", "blue"],
+    )
+    tokenizer = BertTokenizer(vocab={w: i for i, w in enumerate(words)}, bos_token="[DEC]")
+    images = BlipImageProcessorPil(size={"height": 16, "width": 16})
+    shape: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    # Initialised widely, for pictures to make a difference.
+    shape |= {"num_hidden_layers": 1, "projection_dim": 16, "initializer_range": 0.7}
+    model = BlipForConditionalGeneration(
+        BlipConfig(
+            text_config={
+                **shape,
+                "vocab_size": len(tokenizer),
+                "max_position_embeddings": 40,
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.sep_token_id,
+                "sep_token_id": tokenizer.sep_token_id,
+                "pad_token_id": tokenizer.pad_token_id,
+            },
+            vision_config={**shape, "image_size": 16, "patch_size": 8},
+            projection_dim=16,
+            image_text_hidden_size=16,
+        )
+    )
+    model.save_pretrained(folder)
+    BlipProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_prompt_writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny prompt writer."""
+    return save_tiny_prompt_writer(tmp_path_factory.mktemp("tiny-t5"))
+
+
+@pytest.fixture(scope="session")
+def tiny_captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny captioner."""
+    return save_tiny_captioner(tmp_path_factory.mktemp("tiny-blip"))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from jobs_on_disk import edits_of, job, write_manifest, write_pictures
 import diffedit_batch
 from diffedit_batch import cli
 from diffedit_batch.config import load_config
-from diffedit_batch.runtime import pool
+from diffedit_batch.runtime import driver
 
 ROOT = Path(diffedit_batch.__file__).parents[1]
 
@@ -136,7 +136,7 @@ def test_a_job_from_the_command_line(
     assert "6 to edit" in text
     assert "worker-hours at the speed of the last run" in text
 
-    monkeypatch.setattr(pool, "Worker", FakeWorker)
+    monkeypatch.setattr(driver, "Worker", FakeWorker)
     (tmp_path / "000.png").unlink()
     assert cli.main(["run", str(config)]) == 3
     assert "2 of 6 rows failed, more than output.max_failed_fraction 0.1" in capsys.readouterr().err

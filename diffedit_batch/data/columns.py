@@ -17,7 +17,10 @@ from diffedit_batch.schema import (
     RESULT_SCHEMA,
 )
 
-REQUIRED = ("image", "source_prompt", "target_prompt")
+SIDES = ("source", "target")
+"""What an edit leads from and to; each is given by prompts or by a concept."""
+
+CONCEPT_COLUMNS = tuple(f"{side}_concept" for side in SIDES)
 TEXT_COLUMNS = (
     "source_prompt",
     "target_prompt",
@@ -32,6 +35,7 @@ _EXPECTED = {
     "mask": "expected text (a path), bytes, or a struct of bytes and path",
     "seed": "expected integers",
     **dict.fromkeys(TEXT_COLUMNS, "expected text or a list of texts"),
+    **dict.fromkeys(CONCEPT_COLUMNS, "expected text"),
     **{
         name: {pa.string(): "expected text", pa.bool_(): "expected booleans"}.get(
             RESULT_SCHEMA.field(name).type, "expected numbers"
@@ -67,13 +71,24 @@ def resolve_columns(
     ]
     for ours in (*INPUT_COLUMNS, *EDIT_PARAMETERS):
         theirs = mapping.get(ours, ours)
-        if theirs not in schema.names and (ours in REQUIRED or ours in mapping):
+        if theirs not in schema.names and (ours == "image" or ours in mapping):
             problems.append(
                 f"column {theirs!r} is missing ({ours}); there are: {', '.join(schema.names)}."
                 f" Another name can be given as input.columns.{ours}"
             )
     columns = {name: mapping.get(name, name) for name in INPUT_COLUMNS}
     columns = {ours: theirs for ours, theirs in columns.items() if theirs in schema.names}
+    required = {"image"}
+    for side in SIDES:
+        prompt, concept = f"{side}_prompt", f"{side}_concept"
+        found = {prompt, concept}.intersection(columns)
+        if len(found) == 1:
+            required |= found
+        elif not found and not {prompt, concept}.intersection(mapping):
+            problems.append(
+                f"column {prompt!r} is missing, and so is {concept!r}; there are:"
+                f" {', '.join(schema.names)}. Another name can be given as input.columns.{prompt}"
+            )
     used = {*columns.values()}
     overrides: dict[str, str] = {}
     for name in EDIT_PARAMETERS:
@@ -87,11 +102,12 @@ def resolve_columns(
             ]
     num_columns = Counter(schema.names)
     for ours, theirs in (columns | overrides).items():
-        if num_columns[theirs] == 1 and not _has_type(schema.field(theirs).type, ours):
-            problems.append(
-                f"column {theirs!r} ({ours}) has type {schema.field(theirs).type};"
-                f" {_EXPECTED[ours]}"
-            )
+        if num_columns[theirs] > 1:  # a problem of its own, below
+            continue
+        kind = schema.field(theirs).type
+        is_left_out = types.is_null(kind) and ours not in required
+        if not is_left_out and not _has_type(kind, ours):
+            problems.append(f"column {theirs!r} ({ours}) has type {kind}; {_EXPECTED[ours]}")
     problems += [
         f"column {name!r}: there is no such edit parameter; known are {', '.join(EDIT_PARAMETERS)}"
         for name in schema.names
@@ -118,8 +134,6 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _has_type(kind: pa.DataType, ours: str) -> bool:
-    if types.is_null(kind):
-        return ours not in REQUIRED
     if types.is_dictionary(kind):
         kind = kind.value_type
     if ours in ("image", "mask"):
@@ -138,7 +152,7 @@ def _has_type(kind: pa.DataType, ours: str) -> bool:
         if is_string(wanted) or types.is_boolean(wanted):
             return kind == wanted or (is_string(wanted) and is_string(kind))
         return bool(types.is_integer(kind) or types.is_floating(kind))
-    if types.is_list(kind) or types.is_large_list(kind):
+    if ours in TEXT_COLUMNS and (types.is_list(kind) or types.is_large_list(kind)):
         kind = kind.value_type
     return is_string(kind)
 

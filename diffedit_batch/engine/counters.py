@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 
 @dataclass
 class Counters:
-    """Counts of one engine, or the sum of several.
+    """Counts of one worker, or the sum of several.
 
     Attributes:
         unet_evals: network evaluations that rows asked for.
@@ -17,6 +17,8 @@ class Counters:
         inversions: inversions run, however many rows shared each.
         batch_halvings: times a call was too large for the device and was split.
         full_precision_retries: rows redone in fp32 after a non-finite result.
+        prompt_generations: concepts for which prompts were generated.
+        captions: images captioned.
     """
 
     unet_evals: int = 0
@@ -28,6 +30,8 @@ class Counters:
     inversions: int = 0
     batch_halvings: int = 0
     full_precision_retries: int = 0
+    prompt_generations: int = 0
+    captions: int = 0
 
     def __add__(self, other: "Counters") -> "Counters":
         return Counters(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

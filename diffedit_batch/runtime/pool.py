@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.errors import ClusterError, DiffEditError
-from diffedit_batch.runtime.worker import BundleResult, Group, Worker, WorkerInfo
+from diffedit_batch.runtime.worker import WorkerInfo
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ BUNDLES_IN_FLIGHT = 2
 """Per worker: while one is finished, the other keeps network calls full."""
 
 _MAX_FAILED_STARTS = 3
+_RELEASE_TIMEOUT_S = 30.0
 
 
 @dataclass(eq=False)
@@ -29,13 +30,13 @@ class Bundle:
     """Groups handed out together.
 
     Attributes:
-        groups: what to edit.
+        groups: requests, those of one image together; what a worker's method is given.
         num_deaths: workers that died while holding its rows; once it is above 0 it is run with
             nothing beside it, so that the next death says for certain who is to blame.
         num_deaths_alone: how many of them held one row and nothing else.
     """
 
-    groups: Sequence[Group]
+    groups: Sequence[tuple[Any, ...]]
     num_deaths: int = 0
     num_deaths_alone: int = 0
 
@@ -52,10 +53,10 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Done:
-    """A bundle that came back."""
+    """A bundle that came back, and what the worker made of it."""
 
     bundle: Bundle
-    result: BundleResult
+    result: Any
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,33 @@ class _Slot:
 
 
 class WorkerPool:
-    """The workers of one run. Use inside `ray_session`."""
+    """The workers of one pass. Use inside `ray_session`.
 
-    def __init__(self, config: JobConfig) -> None:
+    Args:
+        config: the job.
+        worker: class of the workers, made with (config, number of CPU threads or None); `load()`
+            returns a WorkerInfo.
+        method: name of the method that takes the groups of a bundle.
+        max_workers: no more than that many.
+    """
+
+    def __init__(
+        self, config: JobConfig, worker: type, method: str, max_workers: int | None = None
+    ) -> None:
         self._config = config
+        self._worker, self._method = worker, method
         cluster = config.cluster
         num_gpus = ray.cluster_resources().get("GPU", 0)
         per_worker = cluster.gpus_per_worker
         self.num_workers = cluster.workers or max(
             1, int(num_gpus / per_worker) if per_worker else 1
         )
+        if max_workers is not None:
+            self.num_workers = min(self.num_workers, max_workers)
         self._num_threads = cluster.threads_per_worker
         if self._num_threads is None and per_worker == 0:
             self._num_threads = max(1, (os.cpu_count() or 1) // self.num_workers)
+        self._free = ray.available_resources()
         self._last_alive = time.monotonic()
         self.infos: list[WorkerInfo] = []
         self._slots = [self._start() for _ in range(self.num_workers)]
@@ -111,7 +126,7 @@ class WorkerPool:
         """Hand a bundle to the ready worker that holds least."""
         slot = self._best_slot(bundle)
         assert slot is not None, "ask has_room first"
-        slot.bundles[slot.actor.edit.remote(bundle.groups)] = bundle
+        slot.bundles[getattr(slot.actor, self._method).remote(bundle.groups)] = bundle
 
     def wait(self, timeout_s: float) -> list[Done | Lost]:
         """What happened within the timeout, at the latest when something did.
@@ -137,10 +152,23 @@ class WorkerPool:
         for slot in self._slots:
             ray.kill(slot.actor)
 
+    def wait_until_gone(self) -> None:
+        """After `close`: return when what the workers held is free again, for others to have.
+
+        Somebody else may be faster on a shared cluster; then this gives up after a while, and
+        Ray's scheduler does the waiting.
+        """
+        give_up = time.monotonic() + _RELEASE_TIMEOUT_S
+        while time.monotonic() < give_up:
+            free = ray.available_resources()
+            if all(free.get(n, 0) > self._free.get(n, 0) - 1e-6 for n in ("GPU", "CPU")):
+                return
+            time.sleep(0.05)
+
     def _start(self, num_failed_starts: int = 0) -> _Slot:
         cluster = self._config.cluster
         actor = (
-            ray.remote(Worker)
+            ray.remote(self._worker)
             .options(
                 num_gpus=cluster.gpus_per_worker,
                 num_cpus=cluster.cpus_per_worker,

@@ -37,6 +37,7 @@ class RunState:
         seconds: by phase, summed over workers, and `total` on the clock.
         workers: host, device and load time of each worker that became ready.
         num_workers: workers that are ready now.
+        phase: what is generated before the edit and how far that is; empty while editing.
     """
 
     run_id: str
@@ -50,6 +51,7 @@ class RunState:
     seconds: dict[str, float] = field(default_factory=dict)
     workers: list[dict[str, Any]] = field(default_factory=list)
     num_workers: int = 0
+    phase: str = ""
 
     @property
     def num_done(self) -> int:

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffedit_batch.config import EditConfig, JobConfig
-from diffedit_batch.data.manifest import MAX_PROMPT_BYTES, Manifest, ManifestRow
+from diffedit_batch.data.cells import MAX_PROMPT_BYTES
+from diffedit_batch.data.manifest import Manifest, ManifestRow
 from diffedit_batch.errors import ManifestError
 from diffedit_batch.schema import EDIT_PARAMETERS
 

@@ -1,21 +1,14 @@
 from collections.abc import Iterator
-from dataclasses import replace
 
-import pyarrow as pa
-
-from diffedit_batch.data.manifest import ManifestRow
 from diffedit_batch.runtime.backlog import MAX_GROUP_ROWS, Backlog
 from diffedit_batch.runtime.pool import Bundle
 from diffedit_batch.schema import EditRequest, ImageRef
 
-EMPTY = pa.RecordBatch.from_pylist([{}])
 
-
-def rows(images: str) -> Iterator[ManifestRow]:
+def rows(images: str) -> Iterator[tuple[str, EditRequest]]:
     """One row per letter; equal letters are one image."""
     for number, image in enumerate(images):
-        request = EditRequest(str(number), ("a",), ("b",), image=ImageRef(image))
-        yield ManifestRow(str(number), request, None, "", image, image, {}, EMPTY)
+        yield image, EditRequest(str(number), ("a",), ("b",), image=ImageRef(image))
 
 
 def drain(backlog: Backlog) -> list[list[list[str]]]:
@@ -58,10 +51,10 @@ def test_many_edits_of_one_image_are_cut_into_bounded_groups() -> None:
 def test_rows_are_read_no_further_than_needed() -> None:
     read: list[str] = []
 
-    def endless() -> Iterator[ManifestRow]:
+    def endless() -> Iterator[tuple[str, EditRequest]]:
         for number in range(100_000):
             read.append(str(number))
-            yield replace(next(rows("a")), id=str(number), group=str(number))
+            yield str(number), EditRequest(str(number), ("a",), ("b",))
 
     backlog = Backlog(endless(), 16, 1)
     assert backlog.peek() is not None

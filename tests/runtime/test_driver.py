@@ -33,7 +33,7 @@ from diffedit_batch.errors import (
     StorageError,
     TooManyFailuresError,
 )
-from diffedit_batch.runtime import pool
+from diffedit_batch.runtime import driver
 from diffedit_batch.runtime.driver import run_job
 from diffedit_batch.runtime.records import RunState
 from diffedit_batch.schema import EDIT_PARAMETERS, RESULT_SCHEMA
@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "Worker", FakeWorker)
+    monkeypatch.setattr(driver, "Worker", FakeWorker)
 
 
 def check_output(folder: Path, num_rows: int) -> list[dict[str, Any]]:
@@ -263,7 +263,7 @@ def test_a_signal_stops_the_job_and_the_same_command_continues(
 def test_a_worker_that_cannot_load_its_model_stops_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "Worker", NoModelWorker)
+    monkeypatch.setattr(driver, "Worker", NoModelWorker)
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
     with pytest.raises(ModelError, match="cannot load model 'x'"):
         run_job(job(tmp_path, Path("demo")))
@@ -272,7 +272,7 @@ def test_a_worker_that_cannot_load_its_model_stops_the_job(
 def test_workers_that_die_while_starting_stop_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "Worker", DyingWorker)
+    monkeypatch.setattr(driver, "Worker", DyingWorker)
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
     with pytest.raises(ClusterError, match="3 workers in a row died while starting"):
         run_job(job(tmp_path, Path("demo")))
@@ -281,7 +281,7 @@ def test_workers_that_die_while_starting_stop_the_job(
 def test_a_worker_that_forgets_a_row_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "Worker", LosingWorker)
+    monkeypatch.setattr(driver, "Worker", LosingWorker)
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 4)))
     with pytest.raises(StorageError, match="rows have no result"):
         run_job(job(tmp_path, Path("demo")))
@@ -298,7 +298,7 @@ def test_more_workers_than_cores_do_not_wait_for_a_slot(tmp_path: Path) -> None:
 def test_workers_that_ask_for_too_much_are_given_up_with_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "Worker", FakeWorker)
+    monkeypatch.setattr(driver, "Worker", FakeWorker)
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
     cluster = {"gpus_per_worker": 0.0, "cpus_per_worker": 64.0, "start_timeout_s": 3.0}
     with pytest.raises(
@@ -346,7 +346,7 @@ def test_rows_of_every_kind_of_image_cell(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_is_found_out_before_workers_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "Worker", DyingWorker)
+    monkeypatch.setattr(driver, "Worker", DyingWorker)
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
     (tmp_path / "file").touch()
     config = job(tmp_path, Path("demo"), output={"uri": str(tmp_path / "file" / "output")})
@@ -357,7 +357,7 @@ def test_an_output_that_cannot_be_written_is_found_out_before_workers_start(
 def test_workers_that_cannot_start_do_not_stop_those_that_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "Worker", OneStartsWorker)
+    monkeypatch.setattr(driver, "Worker", OneStartsWorker)
     rows = edits_of(write_pictures(tmp_path, 40))
     for row in rows:
         row["target_prompt"] = "slow"

@@ -4,7 +4,6 @@ import pytest
 from fake_worker import FakeWorker
 from jobs_on_disk import job
 
-from diffedit_batch.runtime import pool
 from diffedit_batch.runtime.pool import Bundle, Done, Lost, WorkerPool
 from diffedit_batch.schema import EditRequest
 
@@ -25,9 +24,8 @@ def next_events(workers: WorkerPool) -> list[Done | Lost]:
 
 
 @pytest.fixture
-def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerPool:
-    monkeypatch.setattr(pool, "Worker", FakeWorker)
-    workers = WorkerPool(job(tmp_path, Path("demo")))
+def workers(tmp_path: Path) -> WorkerPool:
+    workers = WorkerPool(job(tmp_path, Path("demo")), FakeWorker, "edit")
     while not workers.num_ready:
         workers.wait(1.0)
     return workers
