@@ -26,7 +26,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["plan"], ["status"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["plan"], ["prepare"], ["status"], ["demo"]])
 def test_help_of_every_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main([*command, "--help"])
@@ -106,6 +106,25 @@ def test_plan_counts_without_a_model(
     # Two edits of one image: 2 source draws, 2 target draws each, 40 inverted levels, 80 each.
     assert plan["unet_evals"] == 2 * (2 + 2 * 2 + 40 + 2 * 80)
     assert not (tmp_path / "output").exists()
+
+
+def test_plan_says_what_would_be_generated(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = edits_of(["000.png", "001.png"], per_picture=2)
+    for row in rows[:3]:
+        del row["target_prompt"]
+        row["target_concept"] = "circle"
+    rows[1]["target_concept"] = rows[1]["source_prompt"] = None
+    rows[1].update(source_concept="star", target_concept="star", caption_with="blip")
+    write_manifest(tmp_path, rows)
+    settings = [f"--set={name}.id=owner/name" for name in ("prompts", "captions")]
+    assert cli.main(["plan", str(config), *settings]) == 0
+    text = capsys.readouterr().out
+    assert "to generate first: prompts for 2 concepts, captions of 1 images" in text
+    assert cli.main(["plan", str(config), *settings, "--json", "--limit", "1"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["num_concepts"], plan["num_captions"]) == (1, 0)
 
 
 @pytest.mark.ray

@@ -47,6 +47,8 @@ def test_every_column_of_ours_is_found() -> None:
     kinds = {
         "id": pa.int64(),
         "image": BYTES_AND_PATH,
+        "source_concept": pa.string(),
+        "target_concept": pa.dictionary(pa.int8(), pa.string()),
         "mask": pa.large_binary(),
         "seed": pa.uint32(),
     }
@@ -107,8 +109,8 @@ def test_missing_columns_are_all_named() -> None:
     problems = problems_of(pa.schema([("text", pa.string())]))
     assert [problem.split(";")[0] for problem in problems] == [
         "column 'image' is missing (image)",
-        "column 'source_prompt' is missing (source_prompt)",
-        "column 'target_prompt' is missing (target_prompt)",
+        "column 'source_prompt' is missing, and so is 'source_concept'",
+        "column 'target_prompt' is missing, and so is 'target_concept'",
     ]
     assert all("there are: text" in problem for problem in problems)
 
@@ -144,6 +146,7 @@ def test_repeated_column_is_a_problem(name: str) -> None:
         ("mask", pa.bool_()),
         ("source_prompt", pa.binary()),
         ("source_prompt", pa.null()),
+        ("source_concept", pa.list_(pa.string())),
         ("target_prompt", pa.list_(pa.int64())),
         ("target_prompt", pa.list_(pa.list_(pa.string()))),
         ("caption", pa.int64()),
@@ -267,3 +270,18 @@ def test_all_problems_come_at_once() -> None:
 def test_a_misspelt_parameter_column_is_a_problem() -> None:
     [problem] = problems_of(table(**{"edit.guidance": pa.float64()}))
     assert problem.startswith("column 'edit.guidance': there is no such edit parameter; known are")
+
+
+def test_either_column_of_a_side_is_enough() -> None:
+    concepts = pa.schema(
+        [("image", pa.string()), ("word", pa.string()), ("target_concept", pa.string())]
+    )
+    columns, _, problems = resolve_columns(concepts, {"source_concept": "word"})
+    assert problems == []
+    assert columns["source_concept"] == "word"
+    both = table(source_concept=pa.string(), target_concept=pa.null())
+    assert problems_of(both) == []
+    [problem] = problems_of(
+        concepts.set(2, pa.field("target_concept", pa.null())), source_concept="word"
+    )
+    assert problem.startswith("column 'target_concept' (target_concept) has type null")

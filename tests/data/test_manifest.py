@@ -28,6 +28,7 @@ OTHER_VALUES: dict[str, Any] = {
     "mask_threshold": 0.3,
     "mask_thresholding_ratio": 2.0,
     "invert_with": "empty",
+    "caption_with": "source_prompt",
     "inversion_guidance_scale": 2.0,
     "inversion_timestep": "current",
     "negative_from": "source_prompt",
