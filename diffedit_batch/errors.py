@@ -2,7 +2,7 @@
 
     DiffEditError
     |- ConfigError          a key of the configuration is unknown, missing or out of range
-    |- ManifestError        the manifest cannot be used as a whole: columns, types, ids
+    |- ManifestError        the manifest, or a file of corrected texts, cannot be used as a whole
     |- ModelError           a model could not be loaded
     |- ClusterError         workers could not be had or kept
     |- StorageError         the output could not be read or written
@@ -42,7 +42,7 @@ class ConfigError(ProblemsError):
 
 
 class ManifestError(ProblemsError):
-    """The manifest cannot be used as a whole."""
+    """The manifest, or a file of prompts or captions, cannot be used as a whole."""
 
 
 class ModelError(DiffEditError):
@@ -79,7 +79,7 @@ class RowError(DiffEditError):
     """One row cannot be edited.
 
     Attributes:
-        stage: where it happened: `manifest`, `load`, `edit` or `worker`.
+        stage: where it happened: `manifest`, `prompts`, `captions`, `load`, `edit` or `worker`.
         kind: a stable name to group failures by, e.g. `ImageUnreadable`.
     """
 

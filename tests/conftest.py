@@ -150,7 +150,7 @@ def save_tiny_prompt_writer(folder: Path) -> Path:
 
 def save_tiny_captioner(folder: Path) -> Path:
     """A BLIP of 16 px pictures with random weights that knows a few words."""
-    torch.manual_seed(0)
+    torch.manual_seed(9)  # weights with something to say about pictures of noise
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
     words = (
         *special,

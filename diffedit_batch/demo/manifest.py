@@ -50,10 +50,12 @@ def write_demo_manifest(folder: Path) -> Path:
 
 
 def demo_job(manifest: Path, output: Path) -> JobConfig:
-    """The job of the demo, as in `configs/demo.yaml`: the embedded model, on the CPU."""
+    """The job of the demo, as in `configs/demo.yaml`: the embedded models, on the CPU."""
     return JobConfig.model_validate(
         {
             "model": {"id": "demo"},
+            "prompts": {"id": "demo"},
+            "captions": {"id": "demo"},
             "input": {"manifest": str(manifest)},
             "output": {"uri": str(output)},
             "cluster": {"gpus_per_worker": 0.0, "workers": 1},

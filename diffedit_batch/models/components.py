@@ -23,6 +23,7 @@ from diffedit_batch.models.loading import DTYPES, explained, tried_out
 logger = logging.getLogger(__name__)
 
 _MAX_CACHED_TEXTS = 1024
+_MAX_COUNTED_TEXTS = 65_536
 
 
 class Components:
@@ -55,6 +56,8 @@ class Components:
         self.resolution: int = resolution or self._unet.config.sample_size * self.vae_scale_factor
         self.num_text_encodes = 0
         self._encode_prompt = functools.lru_cache(_MAX_CACHED_TEXTS)(self._encode_one_prompt)
+        self.text = functools.lru_cache(_MAX_CACHED_TEXTS)(self._average)
+        self.is_truncated = functools.lru_cache(_MAX_COUNTED_TEXTS)(self._is_truncated)
         self.schedule = functools.lru_cache(64)(self._make_schedule)
 
     @classmethod
@@ -118,23 +121,23 @@ class Components:
             set_alpha_to_one=self._scheduler_config.set_alpha_to_one,
         )
 
-    def text(self, prompts: tuple[str, ...]) -> Text:
+    def _average(self, prompts: tuple[str, ...]) -> Text:
         """The prompts as one text: the mean of their padded embeddings (L, D)."""
-        states = [self._encode_prompt(prompt)[0] for prompt in prompts]
+        states = [self._encode_prompt(prompt) for prompt in prompts]
         return Text(prompts, states[0] if len(states) == 1 else torch.stack(states).mean(0))
 
-    def is_truncated(self, prompt: str) -> bool:
+    def _is_truncated(self, prompt: str) -> bool:
         """Whether the prompt is longer than the text encoder reads."""
-        return self._encode_prompt(prompt)[1]
-
-    @torch.no_grad()
-    def _encode_one_prompt(self, prompt: str) -> tuple[Tensor, bool]:
-        # One at a time: an embedding then never depends on which prompts were encoded beside it.
-        self.num_text_encodes += 1
         tokenizer: Any = self._pipeline.tokenizer
         num_tokens = len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
+        return bool(num_tokens > tokenizer.model_max_length)
+
+    @torch.no_grad()
+    def _encode_one_prompt(self, prompt: str) -> Tensor:
+        # One at a time: an embedding then never depends on which prompts were encoded beside it.
+        self.num_text_encodes += 1
         states, _ = self._pipeline.encode_prompt(prompt, self.device, 1, False)
-        return states[0], num_tokens > tokenizer.model_max_length
+        return cast(Tensor, states[0])
 
     @torch.no_grad()
     def predict(self, latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
