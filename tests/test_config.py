@@ -16,8 +16,10 @@ MINIMAL: dict[str, Any] = {
 }
 BY_PRESET: dict[str, dict[str, object]] = {
     "tuned": {
+        "mask_encode_strength": 0.7,
         "mask_rule": "minmax",
         "mask_threshold": 0.4,
+        "mask_guide_radius": 16,
         "invert_with": "caption",
         "inversion_guidance_scale": 1.0,
         "inversion_timestep": "next",
@@ -26,8 +28,10 @@ BY_PRESET: dict[str, dict[str, object]] = {
         "feather": 4,
     },
     "paper": {
+        "mask_encode_strength": 0.5,
         "mask_rule": "minmax",
         "mask_threshold": 0.5,
+        "mask_guide_radius": 0,
         "invert_with": "caption",
         "inversion_guidance_scale": 1.0,
         "inversion_timestep": "next",

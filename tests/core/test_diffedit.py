@@ -23,6 +23,7 @@ RECIPE = Recipe(num_maps_per_mask=10)
 GENERATOR = torch.Generator().manual_seed(0)
 X_0 = torch.randn(4, 8, 8, generator=GENERATOR)
 NOISE = torch.randn(10, 4, 8, 8, generator=GENERATOR)
+PICTURE = torch.zeros(3, 64, 64)
 WEIGHTS = torch.randn(4, 8, 8, generator=GENERATOR)
 
 
@@ -50,6 +51,7 @@ def run_row(
             texts_,
             recipe,
             SCHEDULE,
+            picture=PICTURE,
             prediction_type="epsilon",
             vae_scale_factor=8,
             **options,  # type: ignore[arg-type]
@@ -203,7 +205,14 @@ def test_a_non_finite_estimate_is_an_error_not_a_mask() -> None:
         return torch.full_like(latents, float("nan"))
 
     act = edit_row(
-        X_0, NOISE, texts(), RECIPE, SCHEDULE, prediction_type="epsilon", vae_scale_factor=8
+        X_0,
+        NOISE,
+        texts(),
+        RECIPE,
+        SCHEDULE,
+        picture=PICTURE,
+        prediction_type="epsilon",
+        vae_scale_factor=8,
     )
     with pytest.raises(FloatingPointError):
         drive(act, broken)

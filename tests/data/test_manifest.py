@@ -26,6 +26,7 @@ OTHER_VALUES: dict[str, Any] = {
     "mask_rule": "otsu",
     "mask_threshold": 0.3,
     "mask_thresholding_ratio": 2.0,
+    "mask_guide_radius": 3,
     "invert_with": "empty",
     "inversion_guidance_scale": 2.0,
     "inversion_timestep": "current",

@@ -21,9 +21,9 @@ def test_both_searches_end_in_one_page(
     quick = EditConfig(num_inference_steps=2, num_maps_per_mask=1).resolved()
     monkeypatch.setattr(module, "DEFAULT", quick)
     page = tune(str(tiny_model), tmp_path, num_per_kind=1).read_text()
-    num_recipes = 2 * 2 * 2 + 2 * 4
-    assert f"{num_recipes * 2 * 2} combinations" in page
-    assert pq.ParquetFile(tmp_path / "masks.parquet").metadata.num_rows == num_recipes * 4
+    num_scores = 2 * 2 * ((2 * 2 + 4) * 2 + 4)
+    assert f"{num_scores} combinations" in page
+    assert pq.ParquetFile(tmp_path / "masks.parquet").metadata.num_rows == num_scores
     assert "| num_inference_steps 3 |" in page
     assert "5 validation edits" in page
 
