@@ -184,9 +184,10 @@ def find_mask(
     """Act 1, to its end: the mask, and the difference map behind it where one was needed.
 
     The paper thresholds on the latent grid; on the upsampled map outlines follow the object instead
-    of cells, and more so once it is guided by the picture (3, H, W; -1..1). A map that is flat,
-    because both texts mean the same to the network, gives an empty
-    mask: rescaling it would blow rounding up to a mask of everything.
+    of cells, and more so once it is guided by the picture (3, H, W; -1..1). The latent mask then
+    keeps the cells of the unguided map too: what is drawn near an outline needs room beyond it. A
+    map that is flat, because both texts mean the same to the network, gives an empty mask:
+    rescaling it would blow rounding up to a mask of everything.
 
     Raises:
         FloatingPointError: the network's outputs are not finite.
@@ -200,18 +201,24 @@ def find_mask(
         raise FloatingPointError("the noise estimates of the mask are not finite")
     if difference.max() <= flat_tolerance:
         return nothing, difference
-    if not recipe.is_reference:
-        difference = upsample(difference, vae_scale_factor)
-        if recipe.mask_guide_radius:
-            difference = follow_outlines(difference, picture, recipe.mask_guide_radius)
-    binary = binarise(
-        difference,
-        recipe.mask_rule,
-        threshold=recipe.mask_threshold,
-        thresholding_ratio=recipe.mask_thresholding_ratio,
-    )
-    make = MaskPair.from_latents if recipe.is_reference else MaskPair.from_pixels
-    return make(binary, vae_scale_factor), difference
+
+    def cut(scores: Tensor) -> Tensor:
+        return binarise(
+            scores,
+            recipe.mask_rule,
+            threshold=recipe.mask_threshold,
+            thresholding_ratio=recipe.mask_thresholding_ratio,
+        )
+
+    if recipe.is_reference:
+        return MaskPair.from_latents(cut(difference), vae_scale_factor), difference
+    difference = upsample(difference, vae_scale_factor)
+    mask = MaskPair.from_pixels(cut(difference), vae_scale_factor)
+    if recipe.mask_guide_radius:
+        difference = follow_outlines(difference, picture, recipe.mask_guide_radius)
+        guided = MaskPair.from_pixels(cut(difference), vae_scale_factor)
+        mask = MaskPair(guided.pixel, guided.latent | mask.latent)
+    return mask, difference
 
 
 def invert(
