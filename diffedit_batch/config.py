@@ -53,7 +53,7 @@ class EditConfig(Section):
     preset: Preset = "tuned"
     num_inference_steps: int = Field(50, ge=1, le=1000)
     inpaint_strength: float = Field(0.8, gt=0, le=1)
-    guidance_scale: float = Field(7.5, ge=1, le=100)
+    guidance_scale: float | None = Field(None, ge=1, le=100)
     num_maps_per_mask: int = Field(10, ge=1, le=256)
     mask_encode_strength: float | None = Field(None, gt=0, le=1)
     mask_rule: Literal["minmax", "mean_ratio", "otsu"] | None = None
@@ -84,6 +84,7 @@ class EditConfig(Section):
         by_preset: dict[str, dict[str, object]] = {
             # Chosen by jobs/tune.py on validation scenes, see evaluation/TUNING.md.
             "tuned": {
+                "guidance_scale": 5.0,
                 "mask_encode_strength": 0.7,
                 "mask_rule": "minmax",
                 "mask_threshold": 0.4,
@@ -96,6 +97,7 @@ class EditConfig(Section):
                 "feather": 4,
             },
             "paper": {
+                "guidance_scale": 7.5,
                 "mask_encode_strength": 0.5,
                 "mask_rule": "minmax",
                 "mask_threshold": 0.5,
@@ -108,12 +110,13 @@ class EditConfig(Section):
                 "feather": 8,
             },
             "diffusers": {
+                "guidance_scale": 7.5,
                 "mask_encode_strength": 0.5,
                 "mask_rule": "mean_ratio",
                 "mask_threshold": 0.5,
                 "mask_guide_radius": 0,
                 "invert_with": "caption",
-                "inversion_guidance_scale": self.guidance_scale,
+                "inversion_guidance_scale": self.guidance_scale or 7.5,
                 "inversion_timestep": "next",
                 "negative_from": "source_prompt",
                 "paste_background": False,

@@ -42,16 +42,16 @@ RULES = (
 )
 DEFAULT = EditConfig().resolved()
 EDITS: dict[str, Sequence[object]] = {
-    "guidance_scale": (3.0, 5.0, 10.0),
-    "inpaint_strength": (0.6, 0.7, 0.9),
-    "invert_with": ("empty",),
-    "negative_from": ("source_prompt",),
-    "inversion_timestep": ("current",),
+    "guidance_scale": (2.0, 3.5, 5.0, 7.5),
+    "inpaint_strength": (0.6, 0.7, 0.8, 0.9),
+    "invert_with": ("empty", "caption"),
+    "negative_from": ("source_prompt", "empty"),
+    "inversion_timestep": ("current", "next"),
     "mask_encode_strength": (0.5, 0.6, 0.7),
-    "mask_threshold": (0.3, 0.35, 0.4, 0.45, 0.5),
+    "mask_threshold": (0.3, 0.35, 0.4, 0.45),
     "mask_guide_radius": (0, 8, 16, 24),
-    "num_maps_per_mask": (5,),
-    "num_inference_steps": (25,),
+    "num_maps_per_mask": (5, 10),
+    "num_inference_steps": (25, 50),
     "feather": (0, 4, 8),
 }
 """What is tried of each parameter, one at a time from the default."""

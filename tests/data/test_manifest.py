@@ -20,7 +20,7 @@ OTHER_VALUES: dict[str, Any] = {
     "preset": "diffusers",
     "num_inference_steps": 30,
     "inpaint_strength": 0.7,
-    "guidance_scale": 5.0,
+    "guidance_scale": 3.5,
     "num_maps_per_mask": 4,
     "mask_encode_strength": 0.4,
     "mask_rule": "otsu",
