@@ -53,12 +53,15 @@ class EditConfig(Section):
     preset: Preset = "tuned"
     num_inference_steps: int = Field(50, ge=1, le=1000)
     inpaint_strength: float = Field(0.8, gt=0, le=1)
-    guidance_scale: float = Field(7.5, ge=1, le=100)
+    guidance_scale: float | None = Field(None, ge=1, le=100)
     num_maps_per_mask: int = Field(10, ge=1, le=256)
-    mask_encode_strength: float = Field(0.5, gt=0, le=1)
+    mask_encode_strength: float | None = Field(None, gt=0, le=1)
     mask_rule: Literal["minmax", "mean_ratio", "otsu"] | None = None
     mask_threshold: float | None = Field(None, gt=0, lt=1)
     mask_thresholding_ratio: float = Field(3.0, gt=0, le=100)
+    mask_guide_radius: int | None = Field(
+        None, ge=0, le=256, description="px; 0: the map is not fitted to the picture's outlines"
+    )
     invert_with: Literal["empty", "caption"] | None = None
     caption_with: Literal["column", "blip", "source_prompt"] = "column"
     inversion_guidance_scale: float | None = Field(None, ge=1, le=100)
@@ -70,10 +73,10 @@ class EditConfig(Section):
     @model_validator(mode="after")
     def _at_least_one_step(self) -> Self:
         for name in ("inpaint_strength", "mask_encode_strength"):
-            if int(self.num_inference_steps * getattr(self, name)) < 1:
+            strength = getattr(self, name)
+            if strength is not None and int(self.num_inference_steps * strength) < 1:
                 raise ValueError(
-                    f"{name} {getattr(self, name)} of {self.num_inference_steps} steps"
-                    " is less than one step"
+                    f"{name} {strength} of {self.num_inference_steps} steps is less than one step"
                 )
         return self
 
@@ -82,8 +85,11 @@ class EditConfig(Section):
         by_preset: dict[str, dict[str, object]] = {
             # Chosen by jobs/tune.py on validation scenes, see evaluation/TUNING.md.
             "tuned": {
+                "guidance_scale": 5.0,
+                "mask_encode_strength": 0.7,
                 "mask_rule": "minmax",
                 "mask_threshold": 0.4,
+                "mask_guide_radius": 16,
                 "invert_with": "caption",
                 "inversion_guidance_scale": 1.0,
                 "inversion_timestep": "next",
@@ -92,8 +98,11 @@ class EditConfig(Section):
                 "feather": 4,
             },
             "paper": {
+                "guidance_scale": 7.5,
+                "mask_encode_strength": 0.5,
                 "mask_rule": "minmax",
                 "mask_threshold": 0.5,
+                "mask_guide_radius": 0,
                 "invert_with": "caption",
                 "inversion_guidance_scale": 1.0,
                 "inversion_timestep": "next",
@@ -102,10 +111,13 @@ class EditConfig(Section):
                 "feather": 8,
             },
             "diffusers": {
+                "guidance_scale": 7.5,
+                "mask_encode_strength": 0.5,
                 "mask_rule": "mean_ratio",
                 "mask_threshold": 0.5,
+                "mask_guide_radius": 0,
                 "invert_with": "caption",
-                "inversion_guidance_scale": self.guidance_scale,
+                "inversion_guidance_scale": self.guidance_scale or 7.5,
                 "inversion_timestep": "next",
                 "negative_from": "source_prompt",
                 "paste_background": False,

@@ -133,6 +133,7 @@ _EDIT_TYPES = {
     "mask_rule": pa.string(),
     "mask_threshold": pa.float64(),
     "mask_thresholding_ratio": pa.float64(),
+    "mask_guide_radius": pa.int64(),
     "invert_with": pa.string(),
     "caption_with": pa.string(),
     "inversion_guidance_scale": pa.float64(),

@@ -16,8 +16,11 @@ MINIMAL: dict[str, Any] = {
 }
 BY_PRESET: dict[str, dict[str, object]] = {
     "tuned": {
+        "guidance_scale": 5.0,
+        "mask_encode_strength": 0.7,
         "mask_rule": "minmax",
         "mask_threshold": 0.4,
+        "mask_guide_radius": 16,
         "invert_with": "caption",
         "inversion_guidance_scale": 1.0,
         "inversion_timestep": "next",
@@ -26,8 +29,11 @@ BY_PRESET: dict[str, dict[str, object]] = {
         "feather": 4,
     },
     "paper": {
+        "guidance_scale": 7.5,
+        "mask_encode_strength": 0.5,
         "mask_rule": "minmax",
         "mask_threshold": 0.5,
+        "mask_guide_radius": 0,
         "invert_with": "caption",
         "inversion_guidance_scale": 1.0,
         "inversion_timestep": "next",
@@ -35,6 +41,7 @@ BY_PRESET: dict[str, dict[str, object]] = {
         "paste_background": True,
     },
     "diffusers": {
+        "guidance_scale": 7.5,
         "mask_rule": "mean_ratio",
         "invert_with": "caption",
         "inversion_guidance_scale": 7.5,
@@ -75,7 +82,7 @@ def test_there_are_shipped_configs() -> None:
 def test_minimal_config_has_the_documented_defaults(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL))
     assert config.edit == EditConfig()
-    assert (config.edit.num_inference_steps, config.edit.guidance_scale) == (50, 7.5)
+    assert (config.edit.num_inference_steps, config.edit.preset) == (50, "tuned")
     assert (config.seed, config.output.max_failed_fraction) == (0, 0.1)
 
 

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from diffedit_batch.core.guidance import PredictionType, estimates, guide
-from diffedit_batch.core.mask import MaskPair, MaskRule, binarise, difference_map, upsample
+from diffedit_batch.core.mask import (
+    MaskPair,
+    MaskRule,
+    binarise,
+    difference_map,
+    follow_outlines,
+    upsample,
+)
 from diffedit_batch.core.schedule import Schedule, add_noise, ddim_step
 
 T = TypeVar("T")
@@ -77,6 +84,7 @@ class Recipe:
     mask_rule: MaskRule = "minmax"
     mask_threshold: float = 0.5
     mask_thresholding_ratio: float = 3.0
+    mask_guide_radius: int = 0
     inpaint_strength: float = 0.8
     guidance_scale: float = 7.5
     inversion_guidance_scale: float = 1.0
@@ -169,14 +177,17 @@ def find_mask(
     recipe: Recipe,
     schedule: Schedule,
     *,
+    picture: Tensor,
     vae_scale_factor: int,
     flat_tolerance: float,
 ) -> Act[tuple[MaskPair, Tensor | None]]:
     """Act 1, to its end: the mask, and the difference map behind it where one was needed.
 
     The paper thresholds on the latent grid; on the upsampled map outlines follow the object instead
-    of cells. A map that is flat, because both texts mean the same to the network, gives an empty
-    mask: rescaling it would blow rounding up to a mask of everything.
+    of cells, and more so once it is guided by the picture (3, H, W; -1..1). The latent mask then
+    keeps the cells of the unguided map too: what is drawn near an outline needs room beyond it. A
+    map that is flat, because both texts mean the same to the network, gives an empty mask:
+    rescaling it would blow rounding up to a mask of everything.
 
     Raises:
         FloatingPointError: the network's outputs are not finite.
@@ -190,16 +201,24 @@ def find_mask(
         raise FloatingPointError("the noise estimates of the mask are not finite")
     if difference.max() <= flat_tolerance:
         return nothing, difference
-    if not recipe.is_reference:
-        difference = upsample(difference, vae_scale_factor)
-    binary = binarise(
-        difference,
-        recipe.mask_rule,
-        threshold=recipe.mask_threshold,
-        thresholding_ratio=recipe.mask_thresholding_ratio,
-    )
-    make = MaskPair.from_latents if recipe.is_reference else MaskPair.from_pixels
-    return make(binary, vae_scale_factor), difference
+
+    def cut(scores: Tensor) -> Tensor:
+        return binarise(
+            scores,
+            recipe.mask_rule,
+            threshold=recipe.mask_threshold,
+            thresholding_ratio=recipe.mask_thresholding_ratio,
+        )
+
+    if recipe.is_reference:
+        return MaskPair.from_latents(cut(difference), vae_scale_factor), difference
+    difference = upsample(difference, vae_scale_factor)
+    mask = MaskPair.from_pixels(cut(difference), vae_scale_factor)
+    if recipe.mask_guide_radius:
+        difference = follow_outlines(difference, picture, recipe.mask_guide_radius)
+        guided = MaskPair.from_pixels(cut(difference), vae_scale_factor)
+        mask = MaskPair(guided.pixel, guided.latent | mask.latent)
+    return mask, difference
 
 
 def invert(
@@ -275,6 +294,7 @@ def edit_row(
     recipe: Recipe,
     schedule: Schedule,
     *,
+    picture: Tensor,
     prediction_type: PredictionType,
     vae_scale_factor: int,
     flat_tolerance: float = 1e-4,
@@ -290,6 +310,7 @@ def edit_row(
         texts: prompts of the row.
         recipe: scalars of the row.
         schedule: noise levels.
+        picture: what `x_0` encodes, (3, H, W) in -1..1.
         prediction_type: what the network predicts.
         vae_scale_factor: pixels per latent cell.
         flat_tolerance: a map that nowhere exceeds it is flat.
@@ -310,6 +331,7 @@ def edit_row(
             texts,
             recipe,
             schedule,
+            picture=picture,
             vae_scale_factor=vae_scale_factor,
             flat_tolerance=flat_tolerance,
         )

@@ -1,4 +1,4 @@
-"""From noise differences to masks: per-image scale, threshold, both grids, feathered paste.
+"""From noise differences to masks: outlines, per-image scale, threshold, grids, feathered paste.
 
 Legend: N mask draws, C channels, h x w latent grid, H x W pixels, H = h * factor.
 """
@@ -15,6 +15,9 @@ MaskRule = Literal["minmax", "mean_ratio", "otsu"]
 CLIP_QUANTILE = 0.99
 """Values above it are extremes. The paper drops extremes, not saying how many (section 3.2)."""
 
+_GUIDE_VARIANCE = 1e-3
+"""Variation of a picture in 0..1 below which it is no outline."""
+
 
 def difference_map(target: Tensor, source: Tensor) -> Tensor:
     """Mean absolute difference (h, w), fp32, of two noise estimates (N, C, h, w).
@@ -29,6 +32,43 @@ def upsample(difference: Tensor, factor: int) -> Tensor:
     return functional.interpolate(difference[None, None], scale_factor=factor, mode="bilinear")[
         0, 0
     ]
+
+
+def follow_outlines(difference: Tensor, picture: Tensor, radius: int) -> Tensor:
+    """A map (H, W) whose edges are those of the picture (3, H, W): the guided filter.
+
+    Within `radius` pixels the map becomes the linear function of the picture's colours that fits it
+    best (He, Sun, Tang: "Guided image filtering", PAMI 2013, section 3.4). A map knows cells of 8
+    pixels; the picture knows where the object ends.
+
+    Args:
+        difference: map at pixel size.
+        picture: in -1..1.
+        radius: half the side of the windows, in pixels.
+    """
+
+    def average(images: Tensor) -> Tensor:
+        across = functional.avg_pool2d(
+            images, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False
+        )
+        return functional.avg_pool2d(
+            across, (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False
+        )
+
+    guide, target = (picture.float() + 1) / 2, difference.float()[None]
+    mean_guide, mean_target = average(guide), average(target)
+    products = (guide[:, None] * guide).flatten(0, 1)
+    height, width = target.shape[1:]
+    variance = average(products).view(3, 3, height, width) - mean_guide[:, None] * mean_guide
+    covariance = average(guide * target) - mean_guide * mean_target
+    ridge = _GUIDE_VARIANCE * torch.eye(3, device=guide.device)
+    # `solve` would make the host wait to learn whether it could; with a ridge it can.
+    slopes, _ = torch.linalg.solve_ex(
+        variance.permute(2, 3, 0, 1) + ridge, covariance.permute(1, 2, 0)
+    )
+    slopes = slopes.permute(2, 0, 1)
+    offset = mean_target - (slopes * mean_guide).sum(dim=0, keepdim=True)
+    return ((average(slopes) * guide).sum(dim=0, keepdim=True) + average(offset))[0]
 
 
 def rescale(difference: Tensor, rule: MaskRule, thresholding_ratio: float) -> Tensor:

@@ -4,6 +4,7 @@ The folder has the layout of a diffusers `StableDiffusionPipeline`, so the model
 same `from_pretrained` as any real checkpoint.
 """
 
+import copy
 import itertools
 import json
 import shutil
@@ -90,7 +91,9 @@ def build_components(seed: int) -> Components:
 
 def load_components(folder: Path) -> Components:
     """Return the components of a saved pipeline."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True
+    )
     return Components(
         pipeline.vae,
         pipeline.text_encoder,
@@ -101,7 +104,10 @@ def load_components(folder: Path) -> Components:
 
 
 def save_components(components: Components, folder: Path) -> None:
-    """Write a pipeline folder; an older one at that place stays whole until the new one is."""
+    """Write a pipeline folder; an older one at that place stays whole until the new one is.
+
+    The UNet, by far the largest part, is kept in half precision.
+    """
     partial, old = (
         folder.with_name(f"{folder.name}.partial"),
         folder.with_name(f"{folder.name}.old"),
@@ -112,7 +118,7 @@ def save_components(components: Components, folder: Path) -> None:
         vae=components.vae,
         text_encoder=components.text_encoder,
         tokenizer=components.tokenizer,
-        unet=components.unet,
+        unet=copy.deepcopy(components.unet).half(),
         scheduler=components.scheduler,
         safety_checker=None,
         feature_extractor=None,

@@ -37,7 +37,8 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
     "brick": (160, 90, 75),
 }
 CHANGE_KINDS: tuple[ChangeKind, ...] = get_args(ChangeKind)
-# Pairs of colour and shape that no model is ever shown a caption of, to measure new combinations.
+# Pairs of colour and shape that are left out of what teaches to draw or to caption, so that new
+# combinations can be measured.
 HELD_OUT_PAIRS = frozenset(
     {("purple", "triangle"), ("orange", "square"), ("white", "star"), ("green", "circle")}
 )
@@ -182,8 +183,8 @@ def measure_coverage(spec: SceneSpec, size: int) -> NDArray[np.float32]:
     ground += 1
     for item, mask in zip(spec.objects, render_masks(spec), strict=True):
         share = mask.reshape(size, cell, size, cell).mean(axis=(1, 3))
-        coverage[ATTRIBUTES.index(item.color)] = share
-        coverage[ATTRIBUTES.index(item.shape)] = share
+        coverage[ATTRIBUTES.index(item.color)] += share
+        coverage[ATTRIBUTES.index(item.shape)] += share
         ground -= share
     return coverage
 

@@ -137,7 +137,8 @@ class DiffEditor:
         height, width = edits.picture.shape[:2]
         size = working_size(width, height, self.components.resolution, self._multiple)
         try:
-            mean, std = self.components.encode(to_tensor(edits.picture, size))
+            picture = to_tensor(edits.picture, size).to(self.components.device)
+            mean, std = self.components.encode(picture)
         except torch.OutOfMemoryError as error:
             for row in rows:
                 self._results.append(self._failed(row, error))
@@ -147,7 +148,7 @@ class DiffEditor:
         key = content_key(edits.picture)
         for row in rows:
             try:
-                act = self._start(row, mean, std, size, key)
+                act = self._start(row, picture, mean, std, key)
             except (ValueError, torch.OutOfMemoryError) as error:
                 self._results.append(self._failed(row, error))
             else:
@@ -165,9 +166,7 @@ class DiffEditor:
         self._num_active -= len(results)
         return results
 
-    def _start(
-        self, row: _Row, mean: Tensor, std: Tensor, size: tuple[int, int], key: str
-    ) -> Act[Edit]:
+    def _start(self, row: _Row, picture: Tensor, mean: Tensor, std: Tensor, key: str) -> Act[Edit]:
         request, edit, model = row.request, row.request.edit, self.components
         texts = Texts(
             source=model.text(request.source_prompt),
@@ -201,6 +200,7 @@ class DiffEditor:
             return drawn.to(model.device)
 
         own_mask = row.edits.masks.get(request.id)
+        size = (picture.shape[2], picture.shape[1])
         x_0, mask_latents = mean, None
         if recipe.is_reference:
             x_0 = mean + std * noise("posterior of inversion")
@@ -211,6 +211,7 @@ class DiffEditor:
             texts,
             recipe,
             model.schedule(edit.num_inference_steps),
+            picture=picture,
             prediction_type=model.prediction_type,
             vae_scale_factor=model.vae_scale_factor,
             # Half precision rounds differently in calls of different sizes: that alone is no

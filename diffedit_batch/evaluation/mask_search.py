@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diffedit_batch.core.mask import otsu_threshold, rescale
+from diffedit_batch.core.mask import follow_outlines, otsu_threshold, rescale
 from diffedit_batch.core.noise import draw
 from diffedit_batch.core.schedule import add_noise
 from diffedit_batch.engine.pixels import content_key, to_tensor
@@ -45,6 +45,7 @@ class MapRecipe:
         averages_sizes: whether sizes of differences are averaged, as in the paper, or differences,
             before the size of their average is taken.
         smoothing: width in cells of the box the map is averaged over.
+        guide_radius: pixels within which the upsampled map follows the picture's outlines; 0: not.
     """
 
     strengths: tuple[float, ...] = (0.5,)
@@ -52,6 +53,7 @@ class MapRecipe:
     is_antithetic: bool = False
     averages_sizes: bool = True
     smoothing: int = 1
+    guide_radius: int = 0
 
 
 @dataclass(frozen=True)
@@ -187,19 +189,29 @@ def search(
         differences: of the items, see `estimate_differences`.
         items: with the true masks.
         recipes: how maps are made.
-        rules: how maps become masks, tried on the upsampled map and on the latent grid.
+        rules: how maps become masks, tried on the upsampled map and, if it follows no outlines, on
+            the latent grid.
     """
     truth = torch.from_numpy(np.stack([item.mask for item in items]))
     kinds = np.array([item.kind for item in items])
+    height, width = truth.shape[1:]
+    pictures = [to_tensor(item.source, (width, height)) for item in items]
     scores = []
     for recipe in recipes:
         maps = make_maps(differences, recipe)
         large = functional.interpolate(maps[:, None], size=truth.shape[1:], mode="bilinear")[:, 0]
+        if recipe.guide_radius:
+            guided = [
+                follow_outlines(one, picture, recipe.guide_radius)
+                for one, picture in zip(large, pictures, strict=True)
+            ]
+            large = torch.stack(guided)
         coarse, fine = (
             (some, torch.stack([rescale(one, "minmax", 1.0) for one in some]))
             for some in (maps, large)
         )
-        for rule, upsampled in itertools.product(rules, (True, False)):
+        grids = (True,) if recipe.guide_radius else (True, False)
+        for rule, upsampled in itertools.product(rules, grids):
             masks = apply_rule(*(fine if upsampled else coarse), rule)
             if not upsampled:
                 cells = masks[:, None].to(torch.uint8)

@@ -42,14 +42,16 @@ RULES = (
 )
 DEFAULT = EditConfig().resolved()
 EDITS: dict[str, Sequence[object]] = {
-    "guidance_scale": (3.0, 5.0, 10.0),
-    "inpaint_strength": (0.6, 0.7, 0.9),
-    "invert_with": ("empty",),
-    "negative_from": ("source_prompt",),
-    "inversion_timestep": ("current",),
-    "mask_threshold": (0.3, 0.35, 0.4, 0.45, 0.5),
-    "num_maps_per_mask": (5,),
-    "num_inference_steps": (25,),
+    "guidance_scale": (2.0, 3.5, 5.0, 7.5),
+    "inpaint_strength": (0.6, 0.7, 0.8, 0.9),
+    "invert_with": ("empty", "caption"),
+    "negative_from": ("source_prompt", "empty"),
+    "inversion_timestep": ("current", "next"),
+    "mask_encode_strength": (0.5, 0.6, 0.7),
+    "mask_threshold": (0.3, 0.35, 0.4, 0.45),
+    "mask_guide_radius": (0, 8, 16, 24),
+    "num_maps_per_mask": (5, 10),
+    "num_inference_steps": (25, 50),
     "feather": (0, 4, 8),
 }
 """What is tried of each parameter, one at a time from the default."""
@@ -112,6 +114,9 @@ def write_page(scores: Sequence[Score], results: Sequence[ArmResult], heading: s
         ),
         "average of": lambda score: "sizes" if score.recipe.averages_sizes else "differences",
         "smoothing": lambda score: f"{score.recipe.smoothing} cells",
+        "guided by the picture": lambda score: (
+            f"within {score.recipe.guide_radius} px" if score.recipe.guide_radius else "no"
+        ),
         "threshold on": lambda score: "upsampled map" if score.upsampled else "latent grid",
     }
     sections = [
@@ -145,7 +150,11 @@ def _recipes() -> list[MapRecipe]:
             LEVELS, ((1, False), (3, False), (5, False), (10, True))
         )
     ]
-    return [*shapes, *draws]
+    guides = [
+        MapRecipe(levels, guide_radius=radius)
+        for levels, radius in itertools.product(LEVELS, (8, 16, 24, 32))
+    ]
+    return [*shapes, *draws, *guides]
 
 
 def _variants() -> list[Arm]:

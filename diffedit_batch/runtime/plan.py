@@ -137,7 +137,7 @@ def _count_evals(request: EditRequest, shared: set[Any]) -> int:
         return count
     cancels = request.source_negative_text == request.negative_text or edit.guidance_scale == 1
     half = edit.num_maps_per_mask * (1 if cancels else 2)
-    level = int(edit.num_inference_steps * edit.mask_encode_strength)
+    level = int(edit.num_inference_steps * (edit.mask_encode_strength or 0.0))
     source = (
         "source",
         request.source_prompt,

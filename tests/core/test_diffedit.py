@@ -13,6 +13,7 @@ from diffedit_batch.core.diffedit import (
     edit_masked,
     edit_row,
     find_difference,
+    find_mask,
     invert,
 )
 from diffedit_batch.core.schedule import make_schedule
@@ -23,6 +24,7 @@ RECIPE = Recipe(num_maps_per_mask=10)
 GENERATOR = torch.Generator().manual_seed(0)
 X_0 = torch.randn(4, 8, 8, generator=GENERATOR)
 NOISE = torch.randn(10, 4, 8, 8, generator=GENERATOR)
+PICTURE = torch.zeros(3, 64, 64)
 WEIGHTS = torch.randn(4, 8, 8, generator=GENERATOR)
 
 
@@ -31,6 +33,11 @@ def nonlinear(latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
     value = states[:, 0, 0, None, None, None]
     pull = (value * WEIGHTS + value**2 * WEIGHTS.flip(1)) * (torch.arange(8) < 4)
     return torch.tanh(latents + timesteps[:, None, None, None] / 1000) + pull
+
+
+def by_half(latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+    """A network that answers each text's own value in the left half, and 0 in the right."""
+    return by_text(latents, timesteps, states) * (torch.arange(8) < 4)
 
 
 def closed_form(x_0: Tensor, eps: float, level: int) -> Tensor:
@@ -50,6 +57,7 @@ def run_row(
             texts_,
             recipe,
             SCHEDULE,
+            picture=PICTURE,
             prediction_type="epsilon",
             vae_scale_factor=8,
             **options,  # type: ignore[arg-type]
@@ -203,7 +211,14 @@ def test_a_non_finite_estimate_is_an_error_not_a_mask() -> None:
         return torch.full_like(latents, float("nan"))
 
     act = edit_row(
-        X_0, NOISE, texts(), RECIPE, SCHEDULE, prediction_type="epsilon", vae_scale_factor=8
+        X_0,
+        NOISE,
+        texts(),
+        RECIPE,
+        SCHEDULE,
+        picture=PICTURE,
+        prediction_type="epsilon",
+        vae_scale_factor=8,
     )
     with pytest.raises(FloatingPointError):
         drive(act, broken)
@@ -233,3 +248,30 @@ def test_inputs_are_not_modified() -> None:
     assert torch.equal(X_0, x_0)
     assert torch.equal(NOISE, noise)
     assert torch.equal(own, kept)
+
+
+def test_a_guided_mask_follows_the_picture_and_leaves_room_in_the_latent() -> None:
+    # The network changes the left half; the picture's edge is four pixels further left.
+    edge = torch.where(torch.arange(64) < 28, -1.0, 1.0).expand(3, 64, 64)
+    recipe = replace(RECIPE, mask_guide_radius=12)
+    plain, guided = (
+        drive(
+            find_mask(
+                X_0[None],
+                NOISE,
+                texts(),
+                one,
+                SCHEDULE,
+                picture=edge,
+                vae_scale_factor=8,
+                flat_tolerance=1e-4,
+            ),
+            by_half,
+        )[0]
+        for one in (RECIPE, recipe)
+    )
+    assert plain.pixel[:, :32].all()
+    assert not plain.pixel[:, 33:].any()
+    assert guided.pixel[:, :28].all()
+    assert not guided.pixel[:, 28:].any()
+    assert torch.equal(guided.latent, plain.latent)

@@ -7,6 +7,7 @@ from diffedit_batch.core.mask import (
     binarise,
     difference_map,
     feather,
+    follow_outlines,
     otsu_threshold,
     paste,
     upsample,
@@ -150,3 +151,57 @@ def test_pasting_keeps_the_original_byte_for_byte_where_the_weight_is_0() -> Non
     assert torch.equal(pasted[alpha == 1], edited[alpha == 1])
     middle = (edited[8, 4].float() + original[8, 4].float()) / 2
     assert ((pasted[8, 4].float() - middle).abs() <= 0.5).all()
+
+
+def step(column: int, noise: float = 0.0) -> torch.Tensor:
+    """A 40 x 40 picture (3, H, W), dark left of a column and bright from there on."""
+    grain = noise * torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(0))
+    return torch.where(torch.arange(40) < column, -0.5, 0.5) + grain
+
+
+def test_a_guided_map_ends_where_the_picture_does() -> None:
+    blurred = ((torch.arange(40) - 8) / 16).clamp(0, 1).expand(40, 40)  # half of it at column 16
+    guided = follow_outlines(blurred, step(19), 8)
+    assert (blurred[20] > 0.5).nonzero().min() == 17
+    assert (guided[20] > 0.5).nonzero().min() == 19
+    assert guided[20, 19] - guided[20, 18] > 0.4
+
+
+def test_a_guided_map_keeps_its_level_where_the_picture_is_plain() -> None:
+    plain = torch.zeros(3, 40, 40)
+    assert torch.allclose(follow_outlines(torch.full((40, 40), 0.3), plain, 8), torch.tensor(0.3))
+    assert torch.allclose(
+        follow_outlines(torch.full((40, 40), 0.3), step(19, 0.1), 8), torch.tensor(0.3), atol=1e-5
+    )
+
+
+def test_a_guided_map_is_the_least_squares_fit_of_its_windows() -> None:
+    generator = torch.Generator().manual_seed(1)
+    picture, values = torch.rand(3, 9, 9, generator=generator) * 2 - 1, torch.rand(9, 9)
+    radius, ridge = 2, 1e-3
+    guide = (picture + 1) / 2
+    fits = torch.zeros(9, 9, 4)
+    for y in range(9):
+        for x in range(9):
+            window = (slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + 3))
+            colors, targets = guide[:, *window].flatten(1), values[window].flatten()
+            centred = colors - colors.mean(1, keepdim=True)
+            slopes = torch.linalg.solve(
+                centred @ centred.T / len(targets) + ridge * torch.eye(3),
+                centred @ (targets - targets.mean()) / len(targets),
+            )
+            fits[y, x] = torch.cat([slopes, targets.mean()[None] - slopes @ colors.mean(1, True)])
+    expected = torch.zeros(9, 9)
+    for y in range(9):
+        for x in range(9):
+            window = (slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + 3))
+            fit = fits[window].reshape(-1, 4).mean(0)
+            expected[y, x] = fit[:3] @ guide[:, y, x] + fit[3]
+    assert torch.allclose(follow_outlines(values, picture, radius), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("radius", [1, 8, 256])
+def test_windows_may_be_larger_than_the_picture(radius: int) -> None:
+    values = torch.rand(24, 40, generator=torch.Generator().manual_seed(0))
+    picture = torch.rand(3, 24, 40, generator=torch.Generator().manual_seed(1))
+    assert follow_outlines(values, picture, radius).isfinite().all()

@@ -56,6 +56,7 @@ def test_the_map_is_the_one_the_job_finds(components: Components) -> None:
         texts,
         Recipe(),
         components.schedule(50),
+        picture=to_tensor(item.source, (128, 128)),
         vae_scale_factor=8,
         flat_tolerance=0.0,
     )

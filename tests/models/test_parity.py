@@ -95,6 +95,7 @@ def compare(
             texts,
             recipe,
             model.schedule(STEPS),
+            picture=torch.zeros(3, 64, 64),
             prediction_type=model.prediction_type,
             vae_scale_factor=model.vae_scale_factor,
         ),
