@@ -261,29 +261,21 @@ class Manifest:
                 seed,
             ]
         )
-        missing = []
+        missing: tuple[tuple[str, Key], ...] = ()
         if request is not None:
-            found: dict[str, Any] = {"fingerprint": row_fingerprint}
-            for field, (table, key) in needed.items():
-                try:
-                    found[field] = table.find(key) or ()
-                except RowError as failed:
-                    error = failed
-                else:
-                    missing += [] if found[field] else [(table.kind.name, key)]
-            request = replace(request, **found)
+            request = replace(request, fingerprint=row_fingerprint)
+            request, missing, error = _fill_in(request, needed)
             asked = request.columns()
-            request = None if error else request
         return ManifestRow(
             id=str(row_id),
-            request=request,
+            request=None if error else request,
             error=error,
             fingerprint=row_fingerprint,
             image=image.name,
             group=image.group,
             asked=asked,
             carried=carried,
-            missing=() if error else tuple(missing),
+            missing=missing,
         )
 
     def _needed(self, request: EditRequest, image: Key) -> dict[str, tuple[TextTable, Key]]:
@@ -331,6 +323,28 @@ class _Found:
     name: str
     group: str
     error: RowError | None = None
+
+
+def _fill_in(
+    request: EditRequest, needed: Mapping[str, tuple[TextTable, Key]]
+) -> tuple[EditRequest, tuple[tuple[str, Key], ...], RowError | None]:
+    """The request with the generated texts there are, those still missing, and why one never will
+    be there.
+    """
+    found: dict[str, Any] = {}
+    missing = []
+    error = None
+    for field, (table, key) in needed.items():
+        try:
+            texts = table.find(key)
+        except RowError as failed:
+            error = failed
+            continue
+        if texts is None:
+            missing.append((table.kind.name, key))
+        else:
+            found[field] = texts
+    return replace(request, **found), () if error else tuple(missing), error
 
 
 def _type_problems(

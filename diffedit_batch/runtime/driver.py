@@ -7,9 +7,7 @@ continues.
 """
 
 import json
-import logging
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,13 +31,12 @@ from diffedit_batch.errors import (
 from diffedit_batch.models.identity import ModelIdentity, identify
 from diffedit_batch.runtime.backlog import Backlog
 from diffedit_batch.runtime.fan_out import fan_out
-from diffedit_batch.runtime.pool import Done, WorkerPool, ray_session
+from diffedit_batch.runtime.pool import Done, WorkerPool
 from diffedit_batch.runtime.preparation import Wanted, find_wanted, generate, open_generated
 from diffedit_batch.runtime.records import RunState, error_columns, result_table, run_record
+from diffedit_batch.runtime.session import ray_session, stop_on_signal
 from diffedit_batch.runtime.worker import Worker
 from diffedit_batch.schema import EditRequest
-
-logger = logging.getLogger(__name__)
 
 _COMMIT_ROWS = 256
 
@@ -194,7 +191,7 @@ class _Run:
         # An output that cannot be written must not cost a cluster's start to be found out.
         self._storage.write(PROBE, b"")
         try:
-            with ray_session(self._config), _stop_on_signal() as stop:
+            with ray_session(self._config), stop_on_signal() as stop:
                 yield stop
         finally:
             self._storage.remove([PROBE])
@@ -295,29 +292,3 @@ class _Run:
             "parts": balance.parts,
         }
         self._storage.write("_SUCCESS", json.dumps(document, indent=2).encode())
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT, SIGTERM and SIGUSR1 set.
-
-    Entered after Ray has started, because Ray installs handlers of its own.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request_stop(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        logger.warning("%s: finishing what is in flight", signal.Signals(number).name)
-        stop.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.signal(number, request_stop) for number in numbers]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -2,18 +2,16 @@
 
 import logging
 import os
-import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.errors import ClusterError, DiffEditError
+from diffedit_batch.runtime.session import describe_death
 from diffedit_batch.runtime.worker import WorkerInfo
 
 logger = logging.getLogger(__name__)
@@ -216,7 +214,7 @@ class WorkerPool:
         return [Done(slot.bundles.pop(ref), value)]
 
     def _replace(self, slot: _Slot, error: Exception) -> list[Done | Lost]:
-        cause = _cause(error)
+        cause = describe_death(error)
         logger.warning("a worker died: %s", cause)
         ray.kill(slot.actor)
         if slot.info is not None:
@@ -244,51 +242,6 @@ class WorkerPool:
                 f" {_describe(ray.cluster_resources())}, free now"
                 f" {_describe(ray.available_resources())}"
             )
-
-
-@contextmanager
-def ray_session(config: JobConfig) -> Iterator[None]:
-    """Ray, connected to the configured cluster or started on this machine, for the length of a run.
-
-    Raises:
-        ClusterError: Ray cannot be reached or started, or this machine has too few GPUs.
-    """
-    cluster = config.cluster
-    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
-    is_ours = not ray.is_initialized()
-    if is_ours:
-        local: dict[str, Any] = {}
-        if address == "local":
-            # Only ids and prompts travel, never pixels: Ray's default would reserve gigabytes.
-            local = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-        except Exception as error:
-            raise ClusterError(f"Ray at {address!r} cannot be had: {_cause(error)}") from error
-    try:
-        if address == "local" and cluster.gpus_per_worker > ray.cluster_resources().get("GPU", 0):
-            raise ClusterError(
-                f"each worker asks for {cluster.gpus_per_worker} GPU, and this machine shows"
-                f" {ray.cluster_resources().get('GPU', 0):.0f}. To run on the CPU, set"
-                " cluster.gpus_per_worker to 0"
-            )
-        yield
-    except DiffEditError:
-        raise
-    except RayError as error:
-        raise ClusterError(f"Ray at {address!r} gave out: {_cause(error)}") from error
-    finally:
-        if is_ours:
-            ray.shutdown()
-
-
-def _cause(error: BaseException) -> str:
-    """One line on why a worker died."""
-    if isinstance(error, RayActorError):
-        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-        return " ".join(text.split())[:500]
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:500]
 
 
 def _describe(resources: dict[str, float]) -> str:

@@ -1,0 +1,91 @@
+"""Ray for the length of a run, and signals that ask for its end."""
+
+import logging
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from diffedit_batch.config import JobConfig
+from diffedit_batch.errors import ClusterError, DiffEditError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def ray_session(config: JobConfig) -> Iterator[None]:
+    """Ray, connected to the configured cluster or started on this machine, for the length of a run.
+
+    Raises:
+        ClusterError: Ray cannot be reached or started, or this machine has too few GPUs.
+    """
+    cluster = config.cluster
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        local: dict[str, Any] = {}
+        if address == "local":
+            # Only ids and prompts travel, never pixels: Ray's default would reserve gigabytes.
+            local = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        except Exception as error:
+            raise ClusterError(
+                f"Ray at {address!r} cannot be had: {describe_death(error)}"
+            ) from error
+    try:
+        if address == "local" and cluster.gpus_per_worker > ray.cluster_resources().get("GPU", 0):
+            raise ClusterError(
+                f"each worker asks for {cluster.gpus_per_worker} GPU, and this machine shows"
+                f" {ray.cluster_resources().get('GPU', 0):.0f}. To run on the CPU, set"
+                " cluster.gpus_per_worker to 0"
+            )
+        yield
+    except DiffEditError:
+        raise
+    except RayError as error:
+        raise ClusterError(f"Ray at {address!r} gave out: {describe_death(error)}") from error
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGINT, SIGTERM and SIGUSR1 set.
+
+    Entered after Ray has started, because Ray installs handlers of its own.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request_stop(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        logger.warning("%s: finishing what is in flight", signal.Signals(number).name)
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.signal(number, request_stop) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def describe_death(error: BaseException) -> str:
+    """One line on why a worker died."""
+    if isinstance(error, RayActorError):
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+        return " ".join(text.split())[:500]
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:500]
