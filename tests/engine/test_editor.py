@@ -370,10 +370,11 @@ def test_inverting_and_decoding_the_same_text_returns_the_picture(demo: Componen
         latents, _ = demo.encode(to_tensor(scenes.render(scene), (128, 128)))
         text, empty = demo.text((scenes.caption(scene),)), demo.text(("",))
         texts = Texts(text, text, text, empty, empty, empty, empty)
-        levels = drive(invert(latents, texts, recipe, schedule, "epsilon"), demo.predict)
+        kind = demo.prediction_type
+        levels = drive(invert(latents, texts, recipe, schedule, kind), demo.predict)
         everywhere = torch.ones(16, 16, dtype=torch.bool)
         back = drive(
-            edit_masked(levels, everywhere, texts, recipe, schedule, "epsilon"), demo.predict
+            edit_masked(levels, everywhere, texts, recipe, schedule, kind), demo.predict
         )
         trip, result = (to_picture(demo.decode(one)) for one in (latents, back))
         found.append(psnr(result, trip))
