@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from diffedit_batch.demo.captioner import CAPTIONER, train_captioner
 from diffedit_batch.demo.prompt_writer import PROMPT_WRITER, train_prompt_writer
 
@@ -49,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default=default.device)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if arguments.shares > 1:
+        torch.set_num_threads(1)  # shares are threads already
     output, seed, device = arguments.output, arguments.seed, arguments.device
     for name, stage in stages.items():
         steps = getattr(arguments, f"{name}_steps")

@@ -19,7 +19,7 @@ BY_PRESET: dict[str, dict[str, object]] = {
         "guidance_scale": 5.0,
         "mask_encode_strength": 0.7,
         "mask_rule": "minmax",
-        "mask_threshold": 0.4,
+        "mask_threshold": 0.45,
         "mask_guide_radius": 16,
         "invert_with": "caption",
         "inversion_guidance_scale": 1.0,

@@ -300,7 +300,7 @@ def edit_row(
     flat_tolerance: float = 1e-4,
     mask_latents: Tensor | None = None,
     own_mask: Tensor | None = None,
-    find_levels: FindLevels | None = None,
+    find_levels: FindLevels = invert,
 ) -> Act[Edit]:
     """One row of DiffEdit, from clean latent to edited latent.
 
@@ -316,7 +316,7 @@ def edit_row(
         flat_tolerance: a map that nowhere exceeds it is flat.
         mask_latents: clean latents of the mask draws, (N, C, h, w), where they differ from `x_0`.
         own_mask: a given mask (H, W) bool instead of act 1. Equal texts change nothing even so.
-        find_levels: what comes instead of act 2, for ablations; None: `invert`.
+        find_levels: what comes instead of act 2, for ablations.
 
     Raises:
         ValueError: a parameter that this schedule cannot serve.
@@ -349,7 +349,7 @@ def edit_row(
             schedule.num_inference_steps,
             schedule.level_of(recipe.inpaint_strength),
         ),
-        lambda: (find_levels or invert)(x_0, texts, recipe, schedule, prediction_type),
+        lambda: find_levels(x_0, texts, recipe, schedule, prediction_type),
     )
     latents = yield from edit_masked(levels, mask.latent, texts, recipe, schedule, prediction_type)
     return Edit(latents, mask, difference)

@@ -109,8 +109,6 @@ def train_captioner(
     device: str = "cpu",
 ) -> None:
     """Train, or go on with training; the newest captioner is in `output / "captioner"`."""
-    if stage.shares > 1:
-        torch.set_num_threads(1)
     captioner = build_captioner(seed)
     lessons = draw_lessons(num_scenes, functools.partial(tokenize, captioner))
     logger.info("drew %d scenes", num_scenes)

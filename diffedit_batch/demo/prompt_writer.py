@@ -108,8 +108,6 @@ def train_prompt_writer(
     device: str = "cpu",
 ) -> None:
     """Train, or go on with training; the newest writer is in `output / "prompt_writer"`."""
-    if stage.shares > 1:
-        torch.set_num_threads(1)
     writer = build_prompt_writer(seed)
     drawn = draw_answers(num_scenes)
     questions = _tokenize(writer, [INSTRUCTION.format(concept=concept) for concept in drawn])

@@ -6,7 +6,7 @@
 3. Text encoder and UNet learn together to tell the noise in these latents; a share of the captions
    is dropped, for classifier-free guidance. Meanwhile a linear map of the UNet's features tells
    which attributes each cell shows in the clean picture, and is thrown away afterwards: that the
-   features know what there is makes denoising much quicker to learn (REPA, arXiv 2410.06940).
+   features know what there is makes denoising quicker to learn, as REPA (arXiv 2410.06940) found.
 
 A run that was stopped continues from its checkpoints. Shapes: B images of a batch, N of all scenes,
 h x w the latent grid, L caption tokens, A attributes.
@@ -79,8 +79,6 @@ class TrainSettings:
 
 def train(settings: TrainSettings) -> None:
     """Train, or go on with training, and leave the newest pipeline in `output / "pipeline"`."""
-    if settings.autoencoder.shares > 1:
-        torch.set_num_threads(1)
     settings.output.mkdir(parents=True, exist_ok=True)
     components = build_components(settings.seed)
     if settings.autoencoder_from is None:
@@ -123,8 +121,8 @@ def velocity_loss(
 
     Timesteps are stratified over the batch. Cells with an object count up to `_OBJECT_WEIGHT`
     times: they are few, and the texture of the ground, most of all other error, cannot be foretold.
-    The noisier, the less they count extra, as long as the latent does not tell where objects are,
-    it would teach to see too many.
+    The noisier the latent, the less they count extra: where it does not tell yet where objects
+    are, that would teach to see too many.
 
     Args:
         components: The model.

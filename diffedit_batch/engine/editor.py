@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffedit_batch.config import ModelConfig
-from diffedit_batch.core.diffedit import Act, Edit, FindLevels, Recipe, Texts, edit_row
+from diffedit_batch.core.diffedit import Act, Edit, FindLevels, Recipe, Texts, edit_row, invert
 from diffedit_batch.core.noise import draw
 from diffedit_batch.engine.batcher import Batcher, Finished, Scope
 from diffedit_batch.engine.counters import Counters
@@ -59,7 +59,7 @@ class DiffEditor:
         *,
         batch_size: int = 16,
         size_multiple: int | None = None,
-        find_levels: FindLevels | None = None,
+        find_levels: FindLevels = invert,
     ) -> None:
         self.components = components
         self._batch_size = batch_size

@@ -40,7 +40,7 @@ class MapRecipe:
     Attributes:
         strengths: draws are dealt out to these noise levels in turn, and every level is divided by
             its mean first.
-        num_draws: of all levels together.
+        num_draws: of all levels together, at least one each.
         is_antithetic: every second draw is the negative of the one before.
         averages_sizes: whether sizes of differences are averaged, as in the paper, or differences,
             before the size of their average is taken.
@@ -226,7 +226,7 @@ def search(
 
 def _mixture_threshold(scaled: Tensor, num_rounds: int = 30) -> Tensor:
     """Where the upper of two Gaussians, fitted to the values by EM, becomes the likelier one."""
-    values = scaled.flatten()
+    values = scaled.flatten()  # a thousand of them say where the two modes are
     values = values[:: max(1, len(values) // 1024)]
     order = torch.quantile(values, torch.tensor([0.25, 0.98]))
     means, variances, weights = order, torch.full((2,), 0.02), torch.tensor([0.5, 0.5])

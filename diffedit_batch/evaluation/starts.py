@@ -1,12 +1,13 @@
 """Where denoising starts if not from the inverted picture: ablations, SDEdit and text to image."""
 
 import hashlib
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from diffedit_batch.core.diffedit import Act, FindLevels, Recipe, Texts
+from diffedit_batch.core.diffedit import Act, FindLevels, Recipe, Texts, invert
 from diffedit_batch.core.guidance import PredictionType
 from diffedit_batch.core.noise import draw
 from diffedit_batch.core.schedule import Schedule, add_noise
@@ -22,36 +23,24 @@ def add_fresh_noise(
     recipe: Recipe,
     schedule: Schedule,
     prediction_type: PredictionType,
+    *,
+    keeps_picture: bool,
 ) -> Act[list[Tensor]]:
-    """Levels as `invert` gives them, but of one fresh noise; the network is not asked."""
-    noise = _draw_start(x_0, recipe)
-    num_levels = schedule.level_of(recipe.inpaint_strength)
-    return [x_0, *(add_noise(x_0, noise, a) for a in schedule.alpha_bar[1 : num_levels + 1])]
-    yield  # an act is a generator
+    """Levels as `invert` gives them, but of one fresh noise; the network is not asked.
 
-
-def forget_picture(
-    x_0: Tensor,
-    texts: Texts,
-    recipe: Recipe,
-    schedule: Schedule,
-    prediction_type: PredictionType,
-) -> Act[list[Tensor]]:
-    """Levels of nothing but noise: with a mask of everything, text to image."""
-    noise = _draw_start(x_0, recipe)
-    return [x_0, *([noise] * schedule.level_of(recipe.inpaint_strength))]
-    yield  # an act is a generator
-
-
-FIND_LEVELS: dict[Start, FindLevels | None] = {
-    "inverted": None,
-    "noised": add_fresh_noise,
-    "noise": forget_picture,
-}
-"""How an editor gets its levels, by where denoising starts."""
-
-
-def _draw_start(x_0: Tensor, recipe: Recipe) -> Tensor:
+    Without the picture they are nothing but noise: with a mask of everything, text to image.
+    """
     key = hashlib.sha256(x_0.cpu().numpy().tobytes()).hexdigest()
     noise = draw(tuple(x_0.shape), seed=recipe.seed, image_key=key, purpose="start")
-    return noise.to(x_0.device, torch.float32)
+    noise = noise.to(x_0.device, torch.float32)
+    alpha_bars = schedule.alpha_bar[1 : schedule.level_of(recipe.inpaint_strength) + 1]
+    return [x_0, *(add_noise(x_0, noise, a) if keeps_picture else noise for a in alpha_bars)]
+    yield  # an act is a generator
+
+
+FIND_LEVELS: dict[Start, FindLevels] = {
+    "inverted": invert,
+    "noised": partial(add_fresh_noise, keeps_picture=True),
+    "noise": partial(add_fresh_noise, keeps_picture=False),
+}
+"""How an editor gets its levels, by where denoising starts."""

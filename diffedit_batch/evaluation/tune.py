@@ -63,7 +63,7 @@ def tune(model: str, output: Path, num_per_kind: int) -> Path:
 
     Args:
         model: `demo` or a pipeline folder.
-        output: folder; what was measured in it before is not measured again.
+        output: folder; edits that were measured in it before are not measured again.
         num_per_kind: validation items of each kind.
     """
     config = ModelConfig(id=model)
@@ -149,6 +149,7 @@ def _recipes() -> list[MapRecipe]:
         for levels, (num_draws, is_antithetic) in itertools.product(
             LEVELS, ((1, False), (3, False), (5, False), (10, True))
         )
+        if num_draws >= len(levels)
     ]
     guides = [
         MapRecipe(levels, guide_radius=radius)

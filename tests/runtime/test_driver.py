@@ -95,7 +95,7 @@ def test_a_job_runs_reruns_and_does_only_what_changed(
         mask = picture(tmp_path / "output", row["mask_file_name"])
         assert edited.shape == (45, 70, 3)
         assert (mask > 0).mean() == pytest.approx(row["mask_coverage"], abs=0.05)
-    assert [row["guidance_scale"] for row in found] == [7.5, 2.0, 7.5, 7.5, 7.5, 7.5]
+    assert [row["guidance_scale"] for row in found] == [5.0, 2.0, 5.0, 5.0, 5.0, 5.0]
 
     record = json.loads((tmp_path / "output" / "runs" / f"{state.run_id}.json").read_text())
     assert record["outcome"] == "finished"
