@@ -33,8 +33,8 @@ from diffedit_batch.demo.scenes import ATTRIBUTES
 logger = logging.getLogger(__name__)
 
 PREFIX = "a photograph of"
-CAPTIONER = Stage(steps=3_600, batch_size=48, learning_rate=7e-4)
-NUM_SCENES = 7_500
+CAPTIONER = Stage(steps=12_500, batch_size=48, learning_rate=7e-4, uses_muon=True)
+NUM_SCENES = 12_000
 _WIDTH = 128
 # The prefix and 128 more: a caption that does not end must not run out of positions.
 _POSITIONS = 136

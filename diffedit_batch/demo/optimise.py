@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 logger = logging.getLogger(__name__)
 
 _WEIGHT_DECAY = 1e-4
+_SMALLEST_MATRIX = 64
 _AVERAGE_DECAY = 0.999
 _WARM_UP_SHARE = 0.04
 _LINE_EVERY = 50
@@ -30,11 +31,16 @@ _SAVE_EVERY_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Stage:
-    """How a network is trained: by `shares` threads, each with an equal share of the batch."""
+    """How a network is trained: by `shares` threads, each with an equal share of the batch.
+
+    Muon (https://kellerjordan.github.io/posts/muon/) takes the large matrices and kernels if it is
+    used, AdamW all else; both move weights by about as much at the same learning rate.
+    """
 
     steps: int
     batch_size: int
     learning_rate: float
+    uses_muon: bool = False
     shares: int = 1
 
 
@@ -46,7 +52,7 @@ def optimise(
     seed: int,
     on_save: Callable[[nn.Module], None] = lambda average: None,
 ) -> nn.Module:
-    """Train a network in place with AdamW, and return the running average of its weights.
+    """Train a network in place, and return the running average of its weights.
 
     Args:
         network: What is trained.
@@ -58,18 +64,25 @@ def optimise(
     """
     update: Any = get_ema_multi_avg_fn(_AVERAGE_DECAY)  # type: ignore[no-untyped-call]
     average = AveragedModel(network, multi_avg_fn=update)
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=_WEIGHT_DECAY, fused=True)
+    kernels = _large_kernels(network) if stage.uses_muon else {}
+    optimizers = _build_optimizers(network, kernels, stage.shares)
     parameters = list(network.parameters())
-    parts: dict[str, Any] = {"network": network, "average": average, "optimizer": optimizer}
+    parts: dict[str, Any] = {"network": network, "average": average}
+    parts |= {f"optimizer_{number}": optimizer for number, optimizer in enumerate(optimizers)}
     first = _restore(checkpoint, parts) if checkpoint.exists() else 0
     started = saved = time.monotonic()
     losses: list[float] = []
     for step in range(first, stage.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * _one_cycle(step / stage.steps)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = stage.learning_rate * _one_cycle(step / stage.steps)
         losses.append(_set_gradients(parameters, loss_of, stage, (seed, step)))
         nn.utils.clip_grad_norm_(parameters, max_norm=1.0)
-        optimizer.step()
+        for parameter, matrix in kernels.items():
+            assert parameter.grad is not None
+            matrix.grad = _as_matrix(parameter.grad)
+        with ThreadPoolExecutor(stage.shares) as pool:
+            list(pool.map(lambda optimizer: optimizer.step(), optimizers))
         average.update_parameters(network)
         now, done = time.monotonic(), step + 1
         if len(losses) == _LINE_EVERY:
@@ -82,6 +95,44 @@ def optimise(
             on_save(average.module)
             saved = now
     return average.module
+
+
+def _large_kernels(network: nn.Module) -> dict[Tensor, nn.Parameter]:
+    """Return weights of the larger layers, each with a matrix (out, in) in the same memory."""
+    weights = [
+        module.weight
+        for module in network.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+        and min(module.weight.flatten(1).shape) >= _SMALLEST_MATRIX
+    ]
+    return {weight: nn.Parameter(_as_matrix(weight.data)) for weight in weights}
+
+
+def _as_matrix(kernel: Tensor) -> Tensor:
+    """Return a view (out, in) of a kernel (out, in, ...); columns stand as they lie in memory."""
+    if not kernel.is_contiguous():  # channels last
+        kernel = kernel.permute(0, 2, 3, 1)
+    return kernel.view(len(kernel), -1)
+
+
+def _build_optimizers(
+    network: nn.Module, kernels: dict[Tensor, nn.Parameter], num_threads: int
+) -> list[torch.optim.Optimizer]:
+    """Return AdamW for all that is no kernel, and Muon for kernels, one for every thread."""
+    others = [parameter for parameter in network.parameters() if parameter not in kernels]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, weight_decay=_WEIGHT_DECAY, fused=True)
+    ]
+    matrices = sorted(kernels.values(), key=Tensor.numel)
+    for number in range(num_threads if kernels else 0):
+        optimizers.append(
+            torch.optim.Muon(
+                matrices[number::num_threads],
+                weight_decay=_WEIGHT_DECAY,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    return optimizers
 
 
 def _set_gradients(

@@ -37,8 +37,8 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
     "brick": (160, 90, 75),
 }
 CHANGE_KINDS: tuple[ChangeKind, ...] = get_args(ChangeKind)
-# Pairs of colour and shape that are left out of what teaches to draw or to caption, so that new
-# combinations can be measured.
+# Pairs of colour and shape that are left out of what teaches to draw, so that new combinations can
+# be measured.
 HELD_OUT_PAIRS = frozenset(
     {("purple", "triangle"), ("orange", "square"), ("white", "star"), ("green", "circle")}
 )

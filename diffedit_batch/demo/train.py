@@ -50,7 +50,7 @@ from diffedit_batch.demo.scenes import (
 logger = logging.getLogger(__name__)
 
 _AUTOENCODER = Stage(steps=6_000, batch_size=4, learning_rate=1e-3)
-_DENOISER = Stage(steps=12_000, batch_size=32, learning_rate=1e-3)
+_DENOISER = Stage(steps=22_000, batch_size=32, learning_rate=1e-3, uses_muon=True)
 _KL_WEIGHT = 1e-4
 _GRADIENT_WEIGHT = 0.5
 _SQUARE_WEIGHT = 5.0
