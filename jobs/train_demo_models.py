@@ -20,7 +20,6 @@ import torch
 
 from diffedit_batch.demo.captioner import CAPTIONER, train_captioner
 from diffedit_batch.demo.prompt_writer import PROMPT_WRITER, train_prompt_writer
-
 from diffedit_batch.demo.train import TrainSettings, train
 
 

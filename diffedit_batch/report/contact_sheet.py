@@ -1,9 +1,10 @@
 """A picture of a run: source, mask overlay and edit of some rows, with their prompts."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ _OVERLAY = np.array([255, 0, 170])
 _INK = "#1c1c1e"
 _MUTED = "#6b6b70"
 _LETTER = 12
+_PROMPTS = ("source_prompt", "source_concept", "target_prompt", "target_concept")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class SheetRow:
 def write_contact_sheet(output_uri: str, image_root: Path, path: Path, num_rows: int = 24) -> Path:
     """Draw a sheet of evenly spread rows of an output that have pictures; returns its path."""
     storage = Storage(output_uri)
-    columns = ["image", "source_prompt", "target_prompt", "edited_file_name", "mask_file_name"]
+    columns = ["image", *_PROMPTS, "edited_file_name", "mask_file_name"]
     tables = []
     for name in storage.names("results", ".parquet"):
         with storage.fs.open(storage.full(f"results/{name}"), "rb") as file:
@@ -53,8 +55,8 @@ def write_contact_sheet(output_uri: str, image_root: Path, path: Path, num_rows:
                 source=_open(image_root / row["image"]),
                 mask=_open(storage.read(row["mask_file_name"])).max(axis=2) > 127,
                 edited=_open(storage.read(row["edited_file_name"])),
-                source_prompt=" | ".join(row["source_prompt"]),
-                target_prompt=" | ".join(row["target_prompt"]),
+                source_prompt=_describe(row, "source"),
+                target_prompt=_describe(row, "target"),
                 status=row["status"],
             )
             for row in (shown if len(found) > num_rows else found)
@@ -92,6 +94,11 @@ def draw_contact_sheet(rows: Sequence[SheetRow], title: str) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _describe(row: Mapping[str, Any], side: str) -> str:
+    prompts, concept = row[f"{side}_prompt"], row[f"{side}_concept"]
+    return f"{concept} ({len(prompts)} prompts)" if concept else " | ".join(prompts)
 
 
 def _open(source: Path | bytes) -> NDArray[np.uint8]:

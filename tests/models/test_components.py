@@ -157,7 +157,7 @@ def test_broken_weights_are_one_clear_error(tiny_model: Path, tmp_path: Path) ->
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelError, match="cannot load model") as caught:
         Components.load(ModelConfig(id=str(folder)), "cpu")
-    assert "whole pipeline" in str(caught.value)
+    assert "folder is whole" in str(caught.value)
     assert "hub" not in str(caught.value)
 
 

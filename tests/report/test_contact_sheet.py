@@ -37,7 +37,12 @@ def test_a_sheet_of_an_output_leaves_out_rows_without_pictures(tmp_path: Path) -
     Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
     storage.write("edited/a.png", encode_png(np.zeros((32, 32, 3), np.uint8)))
     storage.write("masks/a.png", encode_png(np.ones((32, 32), bool)))
-    shared = {"image": "a.png", "source_prompt": ["a"], "target_prompt": ["b"]}
+    shared: dict[str, object] = {
+        "image": "a.png",
+        "source_prompt": ["a"],
+        "target_prompt": ["b", "c"],
+    }
+    shared |= {"source_concept": None, "target_concept": "letter"}
     names = {"edited_file_name": "edited/a.png", "mask_file_name": "masks/a.png"}
     rows = [
         {"id": "1", "status": "edited", **shared, **names},

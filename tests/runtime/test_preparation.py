@@ -1,6 +1,8 @@
 import json
+import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from fake_text_worker import FakePromptsWorker, NoPromptsWorker
 from fake_worker import FakeWorker
 from jobs_on_disk import SOURCE, job, results, tree_bytes, write_manifest, write_pictures
 
+from diffedit_batch.config import JobConfig
 from diffedit_batch.errors import InterruptedRunError, ModelError
 from diffedit_batch.runtime import driver, preparation
 from diffedit_batch.runtime.driver import prepare_job, run_job
@@ -178,6 +181,38 @@ def test_a_pass_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.M
     assert rest.counters.prompt_generations == 13 - num_kept
     assert rest.counts.total() == 12
     assert not list((tmp_path / "output" / "_diffedit").rglob("*.parquet"))
+
+
+def write_prompts(config: JobConfig) -> None:
+    """What a process of its own does until it is killed; it brings its own Ray."""
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "PromptsWorker", FakePromptsWorker)
+        patch.setattr(preparation, "FLUSH_TEXTS", 1)
+        prepare_job(config)
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_pass_whose_driver_was_killed_continues(tmp_path: Path) -> None:
+    concepts = [f"thing {number}" for number in range(40)]
+    write_manifest(tmp_path, by_concept(write_pictures(tmp_path, 1), *concepts))
+    config = job(tmp_path, Path("demo"), prompts={"id": "owner/name"})
+    driver_process = multiprocessing.get_context("spawn").Process(
+        target=write_prompts, args=(config,)
+    )
+    driver_process.start()
+    parts = tmp_path / "output" / "_diffedit" / "prompts"
+    while len(list(parts.glob("*.parquet"))) < 3:
+        assert driver_process.is_alive()
+        time.sleep(0.05)
+    driver_process.kill()
+    driver_process.join()
+    num_kept = sum(len(read(part)) for part in parts.glob("*.parquet"))
+    assert 3 <= num_kept < 41
+    rest = prepare_job(config)
+    assert rest.counters.prompt_generations == 41 - num_kept
+    written = [row["concept"] for row in read(tmp_path / "output" / "prompts.parquet")]
+    assert written == sorted(["cat", *concepts])
 
 
 def test_a_missing_model_is_one_message_before_any_worker(tmp_path: Path) -> None:
