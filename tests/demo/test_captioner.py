@@ -3,8 +3,10 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from conftest import DEMO_WEIGHTS
 from PIL import Image
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
@@ -20,6 +22,7 @@ from diffedit_batch.demo.lessons import draw_lessons
 from diffedit_batch.demo.optimise import Stage
 from diffedit_batch.demo.scenes import (
     TRAIN_SEEDS,
+    VALIDATION_SEEDS,
     ImageArray,
     caption,
     render,
@@ -69,3 +72,10 @@ def test_what_was_learned_by_heart_is_said_again(tmp_path: Path) -> None:
     known = [sample_scene(seed) for seed in TRAIN_SEEDS[:4]]
     texts = describe(tmp_path, [render(spec) for spec in known])
     assert texts == [caption(spec) for spec in known]
+
+
+def test_the_shipped_captioner_says_what_is_there() -> None:
+    specs = [sample_scene(seed) for seed in VALIDATION_SEEDS[:60]]
+    texts = describe(DEMO_WEIGHTS / "captioner", [render(spec) for spec in specs])
+    right = [text == caption(spec) for text, spec in zip(texts, specs, strict=True)]
+    assert np.mean(right) >= 0.9
