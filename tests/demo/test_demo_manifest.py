@@ -23,7 +23,7 @@ def test_the_demo_manifest_is_one_the_job_accepts_whole(tmp_path: Path) -> None:
     assert len(rows) == NUM_ROWS >= 48
     assert all(row.error is None for row in rows)
     missing = {text for row in rows for text in row.missing}
-    assert Counter(name for name, _ in missing) == {"prompts": 13, "captions": 12}
+    assert Counter(name for name, _ in missing) == {"prompts": 12, "captions": 12}
     path = tmp_path / "manifest.parquet"
     kinds = Counter(pq.ParquetFile(path).read().column("kind").to_pylist())
     assert set(kinds) == {"recolour", "reshape", "replace", "background", "remove"}
