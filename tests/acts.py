@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from diffedit_batch.core.diffedit import Act, Evaluate, Text, Texts
+from diffedit_batch.core.acts import Act, Evaluate, Text, Texts
 from diffedit_batch.engine.batcher import NoiseModel
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffedit_batch.core.diffedit import Act, Evaluate
+from diffedit_batch.core.acts import Act, Evaluate
 from diffedit_batch.engine.counters import Counters
 
 NoiseModel = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from diffedit_batch.config import ModelConfig
-from diffedit_batch.core.diffedit import Act, Edit, FindLevels, Recipe, Texts, edit_row, invert
+from diffedit_batch.core.acts import Act, Edit, FindLevels, Recipe, Texts
+from diffedit_batch.core.diffedit import edit_row, invert
 from diffedit_batch.core.noise import draw
 from diffedit_batch.engine.batcher import Batcher, Finished, Scope
 from diffedit_batch.engine.counters import Counters

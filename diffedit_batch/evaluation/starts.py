@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffedit_batch.core.diffedit import Act, FindLevels, Recipe, Texts, invert
+from diffedit_batch.core.acts import Act, FindLevels, Recipe, Texts
+from diffedit_batch.core.diffedit import invert
 from diffedit_batch.core.guidance import PredictionType
 from diffedit_batch.core.noise import draw
 from diffedit_batch.core.schedule import Schedule, add_noise

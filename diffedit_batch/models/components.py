@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
 from diffedit_batch.config import ModelConfig
-from diffedit_batch.core.diffedit import Text
+from diffedit_batch.core.acts import Text
 from diffedit_batch.core.guidance import PredictionType
 from diffedit_batch.core.schedule import Schedule, make_schedule
 from diffedit_batch.errors import ModelError

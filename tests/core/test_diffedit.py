@@ -6,16 +6,8 @@ import torch
 from acts import by_text, drive, num_evals, text, texts
 from torch import Tensor
 
-from diffedit_batch.core.diffedit import (
-    Evaluate,
-    Recipe,
-    Texts,
-    edit_masked,
-    edit_row,
-    find_difference,
-    find_mask,
-    invert,
-)
+from diffedit_batch.core.acts import Evaluate, Recipe, Texts
+from diffedit_batch.core.diffedit import edit_masked, edit_row, find_difference, find_mask, invert
 from diffedit_batch.core.schedule import make_schedule
 
 TABLE = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)

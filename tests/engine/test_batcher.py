@@ -6,7 +6,7 @@ import torch
 from acts import by_text, text
 from torch import Tensor
 
-from diffedit_batch.core.diffedit import Act, Evaluate, Once
+from diffedit_batch.core.acts import Act, Evaluate, Once
 from diffedit_batch.engine.batcher import Batcher, Finished
 from diffedit_batch.engine.counters import Counters
 

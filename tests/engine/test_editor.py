@@ -8,7 +8,8 @@ from acts import drive
 from torch import Tensor
 
 from diffedit_batch.config import EditConfig, ModelConfig
-from diffedit_batch.core.diffedit import Recipe, Texts, edit_masked, invert
+from diffedit_batch.core.acts import Recipe, Texts
+from diffedit_batch.core.diffedit import edit_masked, invert
 from diffedit_batch.demo import scenes
 from diffedit_batch.engine.editor import DiffEditor
 from diffedit_batch.engine.pixels import Mask, Picture, to_picture, to_tensor

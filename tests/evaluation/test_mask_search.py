@@ -6,7 +6,8 @@ import torch
 from acts import drive
 
 from diffedit_batch.config import ModelConfig
-from diffedit_batch.core.diffedit import Recipe, Texts, find_mask
+from diffedit_batch.core.acts import Recipe, Texts
+from diffedit_batch.core.diffedit import find_mask
 from diffedit_batch.core.noise import draw
 from diffedit_batch.engine.pixels import content_key, to_tensor
 from diffedit_batch.evaluation.items import sample_items

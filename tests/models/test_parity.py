@@ -12,7 +12,8 @@ from acts import drive
 from diffusers import DDIMInverseScheduler, StableDiffusionDiffEditPipeline, StableDiffusionPipeline
 
 from diffedit_batch.config import EditConfig
-from diffedit_batch.core.diffedit import Edit, Evaluate, Recipe, Text, Texts, edit_row
+from diffedit_batch.core.acts import Edit, Evaluate, Recipe, Text, Texts
+from diffedit_batch.core.diffedit import edit_row
 from diffedit_batch.models.components import Components
 
 STEPS = 50
