@@ -187,9 +187,9 @@ class _Progress:
         if not self._is_terminal and now - self._shown < 10:
             return
         self._shown = now
-        if not state.num_workers:
-            self._started = now  # what a model takes to load says nothing about the rows
         num_here = state.counts.total()
+        if not state.num_workers and not num_here:
+            self._started = now  # what a model takes to load says nothing about the rows
         elapsed = max(now - self._started, 1e-9)
         left = state.num_rows - state.num_done
         eta = f", {left * elapsed / num_here:.0f} s left" if num_here else ""

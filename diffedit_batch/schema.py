@@ -152,6 +152,8 @@ RESULT_SCHEMA = pa.schema(
         pa.field("error_message", pa.string(), nullable=False),
         pa.field("edited_file_name", pa.string(), nullable=False),
         pa.field("mask_file_name", pa.string(), nullable=False),
+        pa.field("edited_sha256", pa.string(), nullable=False),
+        pa.field("mask_sha256", pa.string(), nullable=False),
         pa.field("image", pa.string(), nullable=False),
         pa.field("source_prompt", pa.list_(pa.string())),
         pa.field("target_prompt", pa.list_(pa.string())),

@@ -1,5 +1,7 @@
 """Small jobs for tests: pictures, manifests and configs in a folder."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,33 @@ def results(folder: Path) -> list[dict[str, Any]]:
     parts = sorted((folder / "output" / "results").glob("*.parquet"))
     rows = [row for part in parts for row in pq.ParquetFile(part).read().to_pylist()]
     return sorted(rows, key=lambda row: str(row["id"]))
+
+
+def check_output(folder: Path, num_rows: int) -> list[dict[str, Any]]:
+    """All result rows by id, after a look at what must hold of every finished output, whatever
+    happened on the way.
+    """
+    rows = results(folder)
+    assert len(rows) == len({row["id"] for row in rows}) == num_rows
+    output = folder / "output"
+    success = json.loads((output / "_SUCCESS").read_text())
+    assert success["num_rows"] == num_rows == sum(success["counts"].values())
+    assert set(success["parts"]) == {path.name for path in (output / "results").iterdir()}
+    listed = set()
+    for row in rows:
+        files = {row[f"{name}_file_name"]: row[f"{name}_sha256"] for name in ("edited", "mask")}
+        assert ("" in files) == (row["status"] == "failed" or row["width"] is None)
+        for name, digest in files.items():
+            if name:
+                listed.add(name)
+                assert hashlib.sha256((output / name).read_bytes()).hexdigest() == digest
+                assert picture(output, name).shape[:2] == (row["height"], row["width"])
+    on_disk = {
+        p.relative_to(output) for d in ("edited", "masks") for p in (output / d).rglob("*.png")
+    }
+    assert {str(path) for path in on_disk} == listed
+    assert not list((output / "_diffedit" / "tmp").rglob("*.*"))
+    return rows
 
 
 def picture(folder: Path, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:

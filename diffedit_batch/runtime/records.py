@@ -18,7 +18,10 @@ from diffedit_batch.models.identity import ModelIdentity
 from diffedit_batch.schema import RESULT_SCHEMA, STATUSES
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "ray", "pyarrow", "pillow")
-_NEVER_NULL = ("error_stage", "error_type", "error_message", "edited_file_name", "mask_file_name")
+_NEVER_NULL = (
+    *("error_stage", "error_type", "error_message"),
+    *("edited_file_name", "mask_file_name", "edited_sha256", "mask_sha256"),
+)
 
 
 @dataclass

@@ -5,6 +5,7 @@ ahead and write finished ones behind, so that the network never waits for a disk
 calls may run at once and share network calls.
 """
 
+import hashlib
 import logging
 import queue
 import socket
@@ -190,8 +191,9 @@ class Worker:
             self._add(bundle, [_failed_row(result.request, result.error)])
             return
         edited, mask = file_names(result.request.id, result.request.fingerprint)
-        self._storage.write(edited, encode_png(result.image))
-        self._storage.write(mask, encode_png(result.mask))
+        files = {edited: encode_png(result.image), mask: encode_png(result.mask)}
+        for name, data in files.items():
+            self._storage.write(name, data)
         width, height = result.size
         assert result.working_mask is not None
         working_height, working_width = result.working_mask.shape
@@ -203,6 +205,8 @@ class Worker:
                     "status": result.status,
                     "edited_file_name": edited,
                     "mask_file_name": mask,
+                    "edited_sha256": hashlib.sha256(files[edited]).hexdigest(),
+                    "mask_sha256": hashlib.sha256(files[mask]).hexdigest(),
                     "mask_coverage": result.coverage,
                     "map_mean": result.map_mean,
                     "map_max": result.map_max,

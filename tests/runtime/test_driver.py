@@ -2,7 +2,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from fake_worker import (
 )
 from jobs_on_disk import (
     SOURCE,
+    check_output,
     edits_of,
     job,
     picture,
@@ -44,23 +44,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "Worker", FakeWorker)
-
-
-def check_output(folder: Path, num_rows: int) -> list[dict[str, Any]]:
-    """What must hold of every finished output, whatever happened on the way."""
-    rows = results(folder)
-    assert len(rows) == len({row["id"] for row in rows}) == num_rows
-    output = folder / "output"
-    success = json.loads((output / "_SUCCESS").read_text())
-    assert success["num_rows"] == num_rows == sum(success["counts"].values())
-    assert set(success["parts"]) == {path.name for path in (output / "results").iterdir()}
-    listed = {row[c] for row in rows for c in ("edited_file_name", "mask_file_name")} - {""}
-    on_disk = {
-        p.relative_to(output) for d in ("edited", "masks") for p in (output / d).rglob("*.png")
-    }
-    assert {str(path) for path in on_disk} == listed
-    assert not list((output / "_diffedit").rglob("*.*"))
-    return rows
 
 
 def test_a_job_runs_reruns_and_does_only_what_changed(
