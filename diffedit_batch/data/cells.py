@@ -72,5 +72,7 @@ def read_integer(value: Any) -> Any:
 
 
 def _check_length(name: str, texts: Sequence[str]) -> None:
-    if any(len(text.encode("utf-8", "replace")) > MAX_PROMPT_BYTES for text in texts):
+    # A character has at most 4 bytes: only long texts need be encoded to be measured.
+    long = (text for text in texts if 4 * len(text) > MAX_PROMPT_BYTES)
+    if any(len(text.encode("utf-8", "replace")) > MAX_PROMPT_BYTES for text in long):
         raise RowError("manifest", "PromptTooLong", f"{name} is over {MAX_PROMPT_BYTES} bytes")
