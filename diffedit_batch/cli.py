@@ -8,20 +8,24 @@ interrupted on request (resumable).
 import argparse
 import json
 import logging
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffedit_batch import __version__
 from diffedit_batch.config import JobConfig, load_config
-from diffedit_batch.errors import DiffEditError, InterruptedRunError
+from diffedit_batch.errors import STAGES, DiffEditError, InterruptedRunError
 
 if TYPE_CHECKING:
+    from diffedit_batch.runtime.plan import Plan
     from diffedit_batch.runtime.records import RunState
+    from diffedit_batch.runtime.selection import Selection
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,10 +84,7 @@ def _parser() -> argparse.ArgumentParser:
             dest="settings",
             help="override a key, e.g. --set edit.guidance_scale=5 (repeatable)",
         )
-        sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
-        sub.add_argument(
-            "--retry-failed", action="store_true", help="also redo rows that failed before"
-        )
+        _add_selection(sub)
     plan.add_argument("--json", action="store_true", help="print JSON")
     status = add("status", _status, "Show what an output folder holds.")
     status.add_argument("output", help="output folder of a job")
@@ -91,6 +92,72 @@ def _parser() -> argparse.ArgumentParser:
     demo = add("demo", _demo, "Render scenes, edit them with the embedded model, draw a picture.")
     demo.add_argument("folder", nargs="?", default="out/demo", type=Path, help="(out/demo)")
     return parser
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """The flags behind a `Selection`; without any, rows without a result are done."""
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
+    parser.add_argument(
+        "--where",
+        metavar="SQL",
+        help="only rows that match, e.g. \"split = 'train' AND score > 0.5\" (needs DuckDB)",
+    )
+    parser.add_argument(
+        "--retry-failed",
+        nargs="?",
+        type=_failures,
+        const=",".join(STAGES),
+        default="",
+        metavar="WHICH",
+        help="also redo rows that failed; only those of some stages or types of error, e.g."
+        " load/ImageNotFound,worker",
+    )
+    parser.add_argument(
+        "--force",
+        nargs="?",
+        type=_since,
+        const="now",
+        metavar="SINCE",
+        help="redo every row; with a run id or UTC time (20261122T101500), those whose result is"
+        " older, so that the same command continues a forced run",
+    )
+    parser.add_argument(
+        "--prune", action="store_true", help="drop results of rows that left the manifest"
+    )
+
+
+def _selection(arguments: argparse.Namespace) -> "Selection":
+    from diffedit_batch.runtime.selection import Selection
+
+    return Selection(
+        limit=arguments.limit,
+        where=arguments.where,
+        retry_failed=arguments.retry_failed,
+        force=arguments.force,
+        prune=arguments.prune,
+    )
+
+
+def _failures(text: str) -> frozenset[str]:
+    kinds = frozenset(kind.strip() for kind in text.split(",") if kind.strip())
+    for kind in kinds:
+        if kind.partition("/")[0] not in STAGES:
+            raise argparse.ArgumentTypeError(
+                f"{kind!r} is not STAGE or STAGE/TYPE, with one of the stages {', '.join(STAGES)};"
+                " the config stands before this flag"
+            )
+    return kinds
+
+
+def _since(text: str) -> str:
+    if text == "now":
+        return f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    if not re.fullmatch(r"\d{8}T\d{6}(-\w+)?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a run id or a UTC time like 20261122T101500; the config stands before"
+            " this flag"
+        )
+    return text
 
 
 def _positive(text: str) -> int:
@@ -102,7 +169,7 @@ def _positive(text: str) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.settings)
-    _execute(config, arguments.limit, arguments.retry_failed)
+    _execute(config, _selection(arguments))
     return 0
 
 
@@ -111,9 +178,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.settings)
     with _progress() as show:
-        state = prepare_job(
-            config, limit=arguments.limit, retry_failed=arguments.retry_failed, on_progress=show
-        )
+        state = prepare_job(config, selection=_selection(arguments), on_progress=show)
     _print_generated(state)
     for kind, number in state.failures.most_common():
         print(f"  failed at {kind}: {number}")
@@ -135,18 +200,21 @@ def _print_generated(state: "RunState") -> None:
         )
 
 
-def _execute(config: JobConfig, limit: int | None = None, retry_failed: bool = False) -> None:
+def _execute(config: JobConfig, selection: "Selection") -> None:
     from diffedit_batch.runtime.driver import run_job
 
     with _progress() as show:
-        state = run_job(config, limit=limit, retry_failed=retry_failed, on_progress=show)
+        state = run_job(config, selection=selection, on_progress=show)
+    print(_verdicts(state))
     if not state.counts:
         print(f"nothing to do: all {state.num_rows} rows are done in {config.output.uri}")
+        if state.num_failed_before:
+            print(f"  {state.num_failed_before} of them failed (see --retry-failed)")
         return
     counts, counters = state.counts, state.counters
     print(
-        f"{state.num_rows} rows: {counts['edited']} edited, {counts['unchanged']} unchanged,"
-        f" {counts['failed']} failed, {state.num_skipped} done before"
+        f"results of this run: {counts['edited']} edited, {counts['unchanged']} unchanged,"
+        f" {counts['failed']} failed"
     )
     for kind, number in state.failures.most_common():
         print(f"  failed at {kind}: {number}")
@@ -159,6 +227,14 @@ def _execute(config: JobConfig, limit: int | None = None, retry_failed: bool = F
         f" {counters.vae_encodes} images encoded"
     )
     print(f"results: {config.output.uri}/results  record: runs/{state.run_id}.json")
+
+
+def _verdicts(counted: "RunState | Plan") -> str:
+    """What becomes of the rows of a manifest."""
+    from diffedit_batch.runtime.selection import VERDICTS
+
+    numbers = ", ".join(f"{counted.selected[verdict]} {verdict}" for verdict in VERDICTS)
+    return f"{counted.num_rows} rows: {numbers}"
 
 
 @contextmanager
@@ -212,13 +288,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     from diffedit_batch.runtime.plan import as_json, plan_job
 
     config = load_config(arguments.config, arguments.settings)
-    plan = plan_job(config, limit=arguments.limit, retry_failed=arguments.retry_failed)
+    plan = plan_job(config, selection=_selection(arguments))
     if arguments.json:
         print(as_json(plan))
         return 0
+    print(_verdicts(plan))
     print(
-        f"{plan.num_rows} rows: {plan.num_to_edit} to edit ({plan.num_images} images),"
-        f" {plan.num_done} done, {plan.num_refused} would fail at once"
+        f"to edit: {plan.num_to_edit} ({plan.num_images} images); {plan.num_refused} would fail at"
+        " once"
     )
     for kind, number in plan.refusals.most_common():
         print(f"  {kind}: {number}, e.g. {plan.examples[kind]}")
@@ -253,10 +330,11 @@ def _status(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from diffedit_batch.demo.manifest import demo_job, write_demo_manifest
     from diffedit_batch.report.contact_sheet import write_contact_sheet
+    from diffedit_batch.runtime.selection import UNDONE
 
     folder: Path = arguments.folder
     config = demo_job(write_demo_manifest(folder), folder / "output")
-    _execute(config)
+    _execute(config, UNDONE)
     sheet = write_contact_sheet(config.output.uri, folder, folder / "contact-sheet.png")
     print(f"picture: {sheet}")
     return 0

@@ -99,7 +99,8 @@ def test_plan_counts_without_a_model(
     (tmp_path / "002.png").unlink()
     assert cli.main(["plan", str(config)]) == 0
     text = capsys.readouterr().out
-    assert "6 rows: 4 to edit (2 images), 0 done, 2 would fail at once" in text
+    assert "6 rows: 6 new, 0 changed, 0 retried, 0 unchanged, 0 pruned" in text
+    assert "to edit: 4 (2 images); 2 would fail at once" in text
     assert "load/ImageNotFound: 2, e.g. row '002-0'" in text
     assert cli.main(["plan", str(config), "--json", "--set", "edit.num_inference_steps=50"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -137,7 +138,8 @@ def test_a_job_from_the_command_line(
 ) -> None:
     assert cli.main(["run", str(config)]) == 0
     text = capsys.readouterr().out
-    assert "6 rows: 6 edited, 0 unchanged, 0 failed, 0 done before" in text
+    assert "6 rows: 6 new, 0 changed, 0 retried, 0 unchanged, 0 pruned" in text
+    assert "results of this run: 6 edited, 0 unchanged, 0 failed" in text
 
     output = str(tmp_path / "output")
     assert cli.main(["status", output]) == 0
@@ -152,7 +154,7 @@ def test_a_job_from_the_command_line(
 
     assert cli.main(["plan", str(config), "--set", "seed=1"]) == 0
     text = capsys.readouterr().out
-    assert "6 to edit" in text
+    assert "0 new, 6 changed" in text
     assert "worker-hours at the speed of the last run" in text
 
     monkeypatch.setattr(driver, "Worker", FakeWorker)

@@ -171,9 +171,7 @@ class RowReader:
     ) -> dict[str, tuple[TextTable, Key]]:
         """Which generated texts a row needs, by the field of its request they belong in."""
         needed: dict[str, tuple[TextTable, Key]] = {}
-        for side, concept in zip(
-            SIDES, (texts.source_concept, texts.target_concept), strict=True
-        ):
+        for side, concept in zip(SIDES, (texts.source_concept, texts.target_concept), strict=True):
             if concept is not None:
                 assert self._generated is not None
                 needed[f"{side}_prompt"] = (self._generated.prompts, (concept,))
