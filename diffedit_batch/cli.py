@@ -8,19 +8,18 @@ interrupted on request (resumable).
 import argparse
 import json
 import logging
-import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffedit_batch import __version__
 from diffedit_batch.config import JobConfig, load_config
-from diffedit_batch.errors import STAGES, DiffEditError, InterruptedRunError
+from diffedit_batch.errors import DiffEditError, InterruptedRunError
+from diffedit_batch.flags import add_selection, selection_of
 
 if TYPE_CHECKING:
     from diffedit_batch.runtime.plan import Plan
@@ -84,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
             dest="settings",
             help="override a key, e.g. --set edit.guidance_scale=5 (repeatable)",
         )
-        _add_selection(sub)
+        add_selection(sub)
     plan.add_argument("--json", action="store_true", help="print JSON")
     status = add("status", _status, "Show what an output folder holds.")
     status.add_argument("output", help="output folder of a job")
@@ -94,82 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    """The flags behind a `Selection`; without any, rows without a result are done."""
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
-    parser.add_argument(
-        "--where",
-        metavar="SQL",
-        help="only rows that match, e.g. \"split = 'train' AND score > 0.5\" (needs DuckDB)",
-    )
-    parser.add_argument(
-        "--retry-failed",
-        nargs="?",
-        type=_failures,
-        const=",".join(STAGES),
-        default="",
-        metavar="WHICH",
-        help="also redo rows that failed; only those of some stages or types of error, e.g."
-        " load/ImageNotFound,worker",
-    )
-    parser.add_argument(
-        "--force",
-        nargs="?",
-        type=_since,
-        const="now",
-        metavar="SINCE",
-        help="redo every row; with a run id or UTC time (20261122T101500), those whose result is"
-        " older, so that the same command continues a forced run",
-    )
-    parser.add_argument(
-        "--prune", action="store_true", help="drop results of rows that left the manifest"
-    )
-
-
-def _selection(arguments: argparse.Namespace) -> "Selection":
-    from diffedit_batch.runtime.selection import Selection
-
-    return Selection(
-        limit=arguments.limit,
-        where=arguments.where,
-        retry_failed=arguments.retry_failed,
-        force=arguments.force,
-        prune=arguments.prune,
-    )
-
-
-def _failures(text: str) -> frozenset[str]:
-    kinds = frozenset(kind.strip() for kind in text.split(",") if kind.strip())
-    for kind in kinds:
-        if kind.partition("/")[0] not in STAGES:
-            raise argparse.ArgumentTypeError(
-                f"{kind!r} is not STAGE or STAGE/TYPE, with one of the stages {', '.join(STAGES)};"
-                " the config stands before this flag"
-            )
-    return kinds
-
-
-def _since(text: str) -> str:
-    if text == "now":
-        return f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    if not re.fullmatch(r"\d{8}T\d{6}(-\w+)?", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a run id or a UTC time like 20261122T101500; the config stands before"
-            " this flag"
-        )
-    return text
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
 def _run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.settings)
-    _execute(config, _selection(arguments))
+    _execute(config, selection_of(arguments))
     return 0
 
 
@@ -178,7 +104,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.settings)
     with _progress() as show:
-        state = prepare_job(config, selection=_selection(arguments), on_progress=show)
+        state = prepare_job(config, selection=selection_of(arguments), on_progress=show)
     _print_generated(state)
     for kind, number in state.failures.most_common():
         print(f"  failed at {kind}: {number}")
@@ -288,7 +214,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from diffedit_batch.runtime.plan import as_json, plan_job
 
     config = load_config(arguments.config, arguments.settings)
-    plan = plan_job(config, selection=_selection(arguments))
+    plan = plan_job(config, selection=selection_of(arguments))
     if arguments.json:
         print(as_json(plan))
         return 0
