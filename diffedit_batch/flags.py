@@ -44,7 +44,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def selection_of(arguments: argparse.Namespace) -> "Selection":
-    """The selection that parsed arguments ask for. Raises ConfigError where it contradicts itself."""
+    """What parsed arguments ask for. Raises ConfigError where they contradict each other."""
     from diffedit_batch.runtime.selection import Selection
 
     return Selection(

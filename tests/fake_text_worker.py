@@ -37,6 +37,14 @@ class FakePromptsWorker:
         return result
 
 
+class HealthyPromptsWorker(FakePromptsWorker):
+    """Writes prompts for every concept; for a blank one too."""
+
+    def generate(self, groups: Sequence[tuple[TextRequest, ...]]) -> TextResult:
+        texts = [Text(request.key, (f"a {request.key[0]}",)) for [request] in groups]
+        return TextResult(texts, counters=Counters(prompt_generations=len(texts)))
+
+
 class NoPromptsWorker(FakePromptsWorker):
     """Cannot load its model."""
 

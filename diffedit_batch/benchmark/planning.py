@@ -4,6 +4,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -82,18 +83,18 @@ def _plan(config: JobConfig, num_done: int, num_images: int) -> PlanningCost:
     cpu_seconds: dict[str, float] = {}
     start_rss_mb = _peak_rss_mb()
 
-    def note(step: str) -> None:
-        nonlocal clock, cpu
-        seconds[step] = round(time.perf_counter() - clock, 2)
-        cpu_seconds[step] = round(time.process_time() - cpu, 2)
+    @contextmanager
+    def step(name: str) -> Iterator[None]:
         clock, cpu = time.perf_counter(), time.process_time()
+        yield
+        seconds[name] = round(time.perf_counter() - clock, 2)
+        cpu_seconds[name] = round(time.process_time() - cpu, 2)
 
-    clock, cpu = time.perf_counter(), time.process_time()
     storage = Storage(config.output.uri)
-    manifest = Manifest(config, _model_key(config), open_generated(config, storage))
-    note("check")
-    selector = Selector(UNDONE, manifest, Ledger(storage, ""))
-    note("ledger")
+    with step("check"):
+        manifest = Manifest(config, _model_key(config), open_generated(config, storage))
+    with step("ledger"):
+        selector = Selector(UNDONE, manifest, Ledger(storage, ""))
     num_to_do = 0
 
     def requests() -> Iterator[tuple[str, EditRequest | None]]:
@@ -102,8 +103,8 @@ def _plan(config: JobConfig, num_done: int, num_images: int) -> PlanningCost:
             num_to_do += 1
             yield row.group, row.request
 
-    Backlog(requests(), config.engine.batch_size, num_workers=1).peek()
-    note("select")
+    with step("select"):
+        Backlog(requests(), config.engine.batch_size, num_workers=1).peek()
     return PlanningCost(
         num_rows=manifest.num_rows,
         num_done=num_done,
@@ -170,10 +171,11 @@ def _write_results(config: JobConfig, num_done: int) -> None:
         }
         columns = []
         for field in RESULT_SCHEMA:
-            values = known.get(field.name)
-            if values is None:
-                values = [None if field.nullable else _blank(field.type)] * len(versions)
-            columns.append(pa.array(values, field.type))
+            if field.name in known:
+                columns.append(pa.array(known[field.name], field.type))
+            else:
+                blank = None if field.nullable else _blank(field.type)
+                columns.append(pa.array([blank] * len(versions), field.type))
         ledger.commit(pa.Table.from_arrays(columns, schema=RESULT_SCHEMA))
 
 

@@ -57,10 +57,15 @@ def test_a_plain_file_costs_one_call_and_its_folder_is_resolved_once(
 ) -> None:
     asked: list[str] = []
     lstat = os.lstat
+
+    def note(path: str) -> os.stat_result:
+        asked.append(path)
+        return lstat(path)
+
     monkeypatch.setattr(lookup, "look_up", lambda path, root: pytest.fail(path))
     files = ImageFiles(root)
     files.look_up("deep/b.png")
-    monkeypatch.setattr(os, "lstat", lambda path: (asked.append(path), lstat(path))[1])
+    monkeypatch.setattr(os, "lstat", note)
     for _ in range(3):
         files.look_up("deep/b.png")
     assert asked == [f"{root}/deep/b.png"] * 3
