@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
             dest="settings",
             help="override a key, e.g. --set edit.guidance_scale=5 (repeatable)",
         )
-        add_selection(sub)
+        add_selection(sub, can_prune=sub is not prepare)
     plan.add_argument("--json", action="store_true", help="print JSON")
     status = add("status", _status, "Show what an output folder holds.")
     status.add_argument("output", help="output folder of a job")

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from diffedit_batch.runtime.selection import Selection
 
 
-def add_selection(parser: argparse.ArgumentParser) -> None:
-    """The flags behind a `Selection`; without any, rows without a result are done."""
+def add_selection(parser: argparse.ArgumentParser, *, can_prune: bool) -> None:
+    """Add the flags behind a `Selection`; without any, rows that have no result are done."""
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
     parser.add_argument(
         "--where",
@@ -38,9 +38,12 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         help="redo every row; with a run id or UTC time (20261122T101500), those whose result is"
         " older, so that the same command continues a forced run",
     )
-    parser.add_argument(
-        "--prune", action="store_true", help="drop results of rows that left the manifest"
-    )
+    if can_prune:
+        parser.add_argument(
+            "--prune", action="store_true", help="drop results of rows that left the manifest"
+        )
+    else:
+        parser.set_defaults(prune=False)
 
 
 def selection_of(arguments: argparse.Namespace) -> "Selection":

@@ -97,7 +97,7 @@ def test_a_bad_manifest_lists_every_problem_and_exits_2(
         (["--prune", "--where", "true"], "cannot be combined with --limit or --where"),
     ],
 )
-@pytest.mark.parametrize("command", ["run", "plan", "prepare"])
+@pytest.mark.parametrize("command", ["run", "plan"])
 def test_a_bad_selection_exits_2(
     config: Path,
     tmp_path: Path,
@@ -117,6 +117,7 @@ def test_a_bad_selection_exits_2(
         (["--retry-failed", "config.yaml"], "'config.yaml' is not STAGE or STAGE/TYPE"),
         (["--retry-failed=load,lod/x"], "'lod/x' is not STAGE or STAGE/TYPE"),
         (["--force", "config.yaml"], "'config.yaml' is not a run id"),
+        (["--force=yesterday"], "'yesterday' is not a run id"),
     ],
 )
 def test_a_flag_that_swallows_the_config_says_so(

@@ -72,10 +72,18 @@ def measure_planning(
     folder: Path, *, num_rows: int, num_done: int, num_images: int
 ) -> PlanningCost:
     """Write a manifest and the results of its first rows under `folder`, and plan what is left."""
+    # Each in a process of its own: a process begins with the peak of the one that started it.
+    processes = multiprocessing.get_context("spawn")
+    with processes.Pool(1) as pool:
+        config = pool.apply(_write, (folder, num_rows, num_done, num_images))
+    with processes.Pool(1) as pool:
+        return pool.apply(_plan, (config, num_done, num_images))
+
+
+def _write(folder: Path, num_rows: int, num_done: int, num_images: int) -> JobConfig:
     config = _write_manifest(folder, num_rows, num_images)
     _write_results(config, num_done)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_plan, (config, num_done, num_images))
+    return config
 
 
 def _plan(config: JobConfig, num_done: int, num_images: int) -> PlanningCost:

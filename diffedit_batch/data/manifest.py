@@ -1,6 +1,7 @@
 """The manifest: the one place that reads Parquet of users, row by row."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -155,7 +156,8 @@ class Manifest:
     ) -> Iterator[ManifestRow]:
         matches = None if self._matches is None else self._matches[file, row_group]
         # Ids that are derived number the rows that ask the same, whether they match or not.
-        if matches is not None and not matches.any() and "id" in self._columns:
+        can_skip = "id" in self._columns
+        if matches is not None and not matches.any() and can_skip:
             return
         used = {*self._columns.values(), *self._overrides.values()}
         carried_names = [n for n in parquet.schema_arrow.names if n not in used]
@@ -173,15 +175,18 @@ class Manifest:
             cells = batch.select([*used]).to_pydict()
             ours = [cells[theirs] for theirs in self._columns.values()]
             overrides = [cells[theirs] for theirs in self._overrides.values()]
+            cell = ImageRef(file=file, row_group=row_group, row=number)
             for place in range(batch.num_rows):
-                row = reader.read(
-                    dict(zip(self._columns, [column[place] for column in ours], strict=True)),
-                    tuple([column[place] for column in overrides]),
-                    ImageRef(file=file, row_group=row_group, row=number),
-                    partial(carried.slice, place, 1),
-                )
-                if matches is None or matches[number]:
-                    yield row
+                is_match = matches is None or bool(matches[number])
+                if is_match or not can_skip:
+                    row = reader.read(
+                        dict(zip(self._columns, [column[place] for column in ours], strict=True)),
+                        tuple([column[place] for column in overrides]),
+                        replace(cell, row=number) if holds_bytes else cell,
+                        partial(carried.slice, place, 1),
+                    )
+                    if is_match:
+                        yield row
                 number += 1
 
     def _column_batches(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:

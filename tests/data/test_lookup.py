@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from diffedit_batch.data import lookup
@@ -45,6 +46,29 @@ def outcome(found: object) -> object:
 def test_it_says_what_look_up_says(root: str, path: str) -> None:
     expected = outcome(lambda: look_up(path, root))
     assert outcome(lambda: ImageFiles(root).look_up(path)) == expected
+
+
+def test_elsewhere_an_image_is_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = fsspec.filesystem("memory")
+    root = f"memory://{tmp_path.name}"
+    fs.pipe_file(f"{root}/a.png", b"aaa")
+    expected = look_up("a.png", root)
+    asked: list[str] = []
+    info = fs.info
+
+    def note(path: str) -> object:
+        asked.append(path)
+        return info(path)
+
+    monkeypatch.setattr(type(fs), "info", lambda self, path: note(path))
+    files = ImageFiles(root)
+    assert [files.look_up("a.png") for _ in range(3)] == [expected] * 3
+    for _ in range(2):
+        with pytest.raises(RowError, match="no file"):
+            files.look_up("b.png")
+    assert len(asked) == 3
 
 
 def test_absolute_paths_under_the_root(root: str) -> None:

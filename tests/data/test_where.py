@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffedit_batch.config import JobConfig
+from diffedit_batch.data.lookup import ImageFiles
 from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.where import RowFilter
 from diffedit_batch.errors import ConfigError
@@ -96,10 +97,12 @@ def test_without_duckdb_the_message_says_what_to_install(monkeypatch: pytest.Mon
         matches("true")
 
 
-def manifest_of(folder: Path, rows: list[dict[str, Any]], where: str | None = None) -> Manifest:
-    """A manifest of one row per row group."""
+def manifest_of(
+    folder: Path, rows: list[dict[str, Any]], where: str | None = None, row_group_size: int = 1
+) -> Manifest:
     path = folder / "manifest.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=1, compression="zstd")
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, path, row_group_size=row_group_size, compression="zstd")
     tree = {"model": {"id": "demo"}, "input": {"manifest": str(path)}, "output": {"uri": "out"}}
     return Manifest(JobConfig.model_validate(tree), "model@1", where=where)
 
@@ -146,6 +149,24 @@ def test_images_of_rows_that_do_not_match_are_not_read(tmp_path: Path) -> None:
     assert [row.id for row in Manifest(config, "", where="split = 'train'").rows()] == ["1"]
     with pytest.raises(Exception, match="is broken"):
         list(Manifest(config, "").rows())
+
+
+def test_images_of_rows_that_do_not_match_are_not_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_with_bytes("test", "train", "test")
+    for number, row in enumerate(rows):
+        row["image"] = f"{number}.png"
+    manifest = manifest_of(tmp_path, rows, where="split = 'train'", row_group_size=3)
+    asked: list[str] = []
+
+    def look_up(files: ImageFiles, path: str) -> tuple[str, str]:
+        asked.append(path)
+        return path, "key"
+
+    monkeypatch.setattr(ImageFiles, "look_up", look_up)
+    assert len(list(manifest.rows())) == 1
+    assert asked == ["1.png"]
 
 
 def test_derived_ids_do_not_depend_on_the_filter(tmp_path: Path) -> None:
