@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING
 from diffedit_batch import __version__
 from diffedit_batch.config import JobConfig, load_config
 from diffedit_batch.errors import DiffEditError, InterruptedRunError
+from diffedit_batch.flags import add_selection, selection_of
 
 if TYPE_CHECKING:
+    from diffedit_batch.runtime.plan import Plan
     from diffedit_batch.runtime.records import RunState
+    from diffedit_batch.runtime.selection import Selection
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,10 +83,7 @@ def _parser() -> argparse.ArgumentParser:
             dest="settings",
             help="override a key, e.g. --set edit.guidance_scale=5 (repeatable)",
         )
-        sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
-        sub.add_argument(
-            "--retry-failed", action="store_true", help="also redo rows that failed before"
-        )
+        add_selection(sub, can_prune=sub is not prepare)
     plan.add_argument("--json", action="store_true", help="print JSON")
     status = add("status", _status, "Show what an output folder holds.")
     status.add_argument("output", help="output folder of a job")
@@ -93,16 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
 def _run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.settings)
-    _execute(config, arguments.limit, arguments.retry_failed)
+    _execute(config, selection_of(arguments))
     return 0
 
 
@@ -111,9 +104,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.settings)
     with _progress() as show:
-        state = prepare_job(
-            config, limit=arguments.limit, retry_failed=arguments.retry_failed, on_progress=show
-        )
+        state = prepare_job(config, selection=selection_of(arguments), on_progress=show)
     _print_generated(state)
     for kind, number in state.failures.most_common():
         print(f"  failed at {kind}: {number}")
@@ -135,18 +126,21 @@ def _print_generated(state: "RunState") -> None:
         )
 
 
-def _execute(config: JobConfig, limit: int | None = None, retry_failed: bool = False) -> None:
+def _execute(config: JobConfig, selection: "Selection") -> None:
     from diffedit_batch.runtime.driver import run_job
 
     with _progress() as show:
-        state = run_job(config, limit=limit, retry_failed=retry_failed, on_progress=show)
+        state = run_job(config, selection=selection, on_progress=show)
+    print(_verdicts(state))
     if not state.counts:
         print(f"nothing to do: all {state.num_rows} rows are done in {config.output.uri}")
+        if state.num_failed_before:
+            print(f"  {state.num_failed_before} of them failed (see --retry-failed)")
         return
     counts, counters = state.counts, state.counters
     print(
-        f"{state.num_rows} rows: {counts['edited']} edited, {counts['unchanged']} unchanged,"
-        f" {counts['failed']} failed, {state.num_skipped} done before"
+        f"results of this run: {counts['edited']} edited, {counts['unchanged']} unchanged,"
+        f" {counts['failed']} failed"
     )
     for kind, number in state.failures.most_common():
         print(f"  failed at {kind}: {number}")
@@ -159,6 +153,14 @@ def _execute(config: JobConfig, limit: int | None = None, retry_failed: bool = F
         f" {counters.vae_encodes} images encoded"
     )
     print(f"results: {config.output.uri}/results  record: runs/{state.run_id}.json")
+
+
+def _verdicts(counted: "RunState | Plan") -> str:
+    """What becomes of the rows of a manifest."""
+    from diffedit_batch.runtime.selection import VERDICTS
+
+    numbers = ", ".join(f"{counted.selected[verdict]} {verdict}" for verdict in VERDICTS)
+    return f"{counted.num_rows} rows: {numbers}"
 
 
 @contextmanager
@@ -212,13 +214,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     from diffedit_batch.runtime.plan import as_json, plan_job
 
     config = load_config(arguments.config, arguments.settings)
-    plan = plan_job(config, limit=arguments.limit, retry_failed=arguments.retry_failed)
+    plan = plan_job(config, selection=selection_of(arguments))
     if arguments.json:
         print(as_json(plan))
         return 0
+    print(_verdicts(plan))
     print(
-        f"{plan.num_rows} rows: {plan.num_to_edit} to edit ({plan.num_images} images),"
-        f" {plan.num_done} done, {plan.num_refused} would fail at once"
+        f"to edit: {plan.num_to_edit} ({plan.num_images} images); {plan.num_refused} would fail at"
+        " once"
     )
     for kind, number in plan.refusals.most_common():
         print(f"  {kind}: {number}, e.g. {plan.examples[kind]}")
@@ -253,10 +256,11 @@ def _status(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from diffedit_batch.demo.manifest import demo_job, write_demo_manifest
     from diffedit_batch.report.contact_sheet import write_contact_sheet
+    from diffedit_batch.runtime.selection import UNDONE
 
     folder: Path = arguments.folder
     config = demo_job(write_demo_manifest(folder), folder / "output")
-    _execute(config)
+    _execute(config, UNDONE)
     sheet = write_contact_sheet(config.output.uri, folder, folder / "contact-sheet.png")
     print(f"picture: {sheet}")
     return 0

@@ -24,6 +24,8 @@ Preset = Literal["tuned", "paper", "diffusers"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 M = TypeVar("M", bound=BaseModel)
 
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+
 
 class Section(BaseModel):
     """Base of all sections."""
@@ -293,8 +295,12 @@ def load_config(path: str | Path, settings: Iterable[str] = ()) -> JobConfig:
 
 def fingerprint(parts: Sequence[object]) -> str:
     """32 hex digits that change when any of the JSON-able `parts` does."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(canonical_json(parts)).hexdigest()[:32]
+
+
+def canonical_json(value: object) -> bytes:
+    """The one way to write a JSON-able value, for hashes of it."""
+    return _ENCODER.encode(value).encode()
 
 
 def _validated(model: type[M], tree: Mapping[str, object], where: str) -> M:

@@ -15,6 +15,9 @@
 
 from collections.abc import Sequence
 
+STAGES = ("manifest", "prompts", "captions", "load", "edit", "worker")
+"""Where a row may fail."""
+
 
 class DiffEditError(Exception):
     """Base of all errors raised on purpose."""
@@ -79,7 +82,7 @@ class RowError(DiffEditError):
     """One row cannot be edited.
 
     Attributes:
-        stage: where it happened: `manifest`, `prompts`, `captions`, `load`, `edit` or `worker`.
+        stage: where it happened, one of `STAGES`.
         kind: a stable name to group failures by, e.g. `ImageUnreadable`.
     """
 

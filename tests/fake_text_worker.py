@@ -8,7 +8,8 @@ from diffedit_batch.config import JobConfig
 from diffedit_batch.data.generated import Text
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import ModelError, RowError
-from diffedit_batch.runtime.text_workers import TextRequest, TextResult
+from diffedit_batch.runtime.text_workers import TextResult
+from diffedit_batch.runtime.wanted import TextRequest
 from diffedit_batch.runtime.worker import WorkerInfo
 
 
@@ -34,6 +35,14 @@ class FakePromptsWorker:
             else:
                 result.texts.append(Text(request.key, (f"a {concept}",)))
         return result
+
+
+class HealthyPromptsWorker(FakePromptsWorker):
+    """Writes prompts for every concept; for a blank one too."""
+
+    def generate(self, groups: Sequence[tuple[TextRequest, ...]]) -> TextResult:
+        texts = [Text(request.key, (f"a {request.key[0]}",)) for [request] in groups]
+        return TextResult(texts, counters=Counters(prompt_generations=len(texts)))
 
 
 class NoPromptsWorker(FakePromptsWorker):

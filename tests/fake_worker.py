@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from diffedit_batch.config import JobConfig
+from diffedit_batch.data.storage import Storage, file_names
 from diffedit_batch.engine.counters import Counters
-from diffedit_batch.errors import ModelError
+from diffedit_batch.errors import ModelError, RowError
+from diffedit_batch.runtime.records import error_columns
 from diffedit_batch.runtime.worker import BundleResult, Group, WorkerInfo
 
 
 class FakeWorker:
-    """Returns every row `unchanged`; a target prompt of `die`, `raise` or `slow` is an order."""
+    """Returns every row `unchanged`; a target prompt of `die`, `raise`, `slow`, `fail` or
+    `fail once` is an order.
+    """
 
     def __init__(self, config: JobConfig, num_threads: int | None = None) -> None:
         self.config = config
@@ -31,8 +35,35 @@ class FakeWorker:
                 raise RuntimeError("device-side assert triggered")
             if order == "slow":
                 time.sleep(0.3)
-            rows.append({"id": request.id, "status": "unchanged"})
+            if order == "fail" or (order == "fail once" and self._is_first_try(request.id)):
+                error = RowError("edit", "OutOfMemory", "too large")
+                rows.append({"id": request.id, **error_columns(error)})
+            else:
+                rows.append({"id": request.id, "status": "unchanged"})
         return BundleResult(rows, Counters(unet_evals=len(rows)), {"edit": 0.0})
+
+    def _is_first_try(self, row_id: str) -> bool:
+        try:
+            (Path(self.config.output.uri) / f"tried-{row_id}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+class PaintingWorker(FakeWorker):
+    """Writes files for the rows that do not fail."""
+
+    def edit(self, groups: Sequence[Group]) -> BundleResult:
+        result = super().edit(groups)
+        storage = Storage(self.config.output.uri)
+        requests = {request.id: request for group in groups for request in group}
+        for row in result.rows:
+            if row["status"] == "unchanged":
+                edited, mask = file_names(row["id"], requests[row["id"]].fingerprint)
+                for name in (edited, mask):
+                    storage.write(name, b"a picture")
+                row |= {"edited_file_name": edited, "mask_file_name": mask}
+        return result
 
 
 class DyingWorker(FakeWorker):

@@ -88,6 +88,87 @@ def test_a_bad_manifest_lists_every_problem_and_exits_2(
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--where", "splt = 1"], "columns of the manifest: id, image, source_prompt"),
+        (["--where", "id >"], "syntax error at or near"),
+        (["--prune", "--limit", "3"], "cannot be combined with --limit or --where"),
+        (["--prune", "--where", "true"], "cannot be combined with --limit or --where"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_bad_selection_exits_2(
+    config: Path,
+    tmp_path: Path,
+    command: str,
+    flags: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main([command, str(config), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--retry-failed", "config.yaml"], "'config.yaml' is not STAGE or STAGE/TYPE"),
+        (["--retry-failed=load,lod/x"], "'lod/x' is not STAGE or STAGE/TYPE"),
+        (["--force", "config.yaml"], "'config.yaml' is not a run id"),
+        (["--force=yesterday"], "'yesterday' is not a run id"),
+    ],
+)
+def test_a_flag_that_swallows_the_config_says_so(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["run", *flags])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def finished_rows(config: Path) -> None:
+    """Let every row of the manifest fail at once, which takes no worker."""
+    for image in config.parent.glob("*.png"):
+        image.unlink()
+    assert cli.main(["run", str(config), "--set=output.max_failed_fraction=1"]) == 0
+
+
+def test_nothing_to_do_ends_before_ray_or_a_model_library_is_imported(config: Path) -> None:
+    finished_rows(config)
+    code = (
+        "import sys; from diffedit_batch import cli\n"
+        f"code = cli.main(['run', {str(config)!r}, '--set=output.max_failed_fraction=1'])\n"
+        "print(code, *sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    exit_code, *modules = done.stderr.split()
+    assert exit_code == "0"
+    assert "6 rows: 0 new, 0 changed, 0 retried, 6 unchanged, 0 pruned" in done.stdout
+    assert "nothing to do: all 6 rows are done" in done.stdout
+    assert "6 of them failed (see --retry-failed)" in done.stdout
+    loaded = {name.partition(".")[0] for name in modules}
+    assert "pyarrow" in loaded
+    assert not loaded & {"ray", "torch", "diffusers", "transformers", "accelerate", "duckdb"}
+
+
+def test_the_job_for_schedules_retries_what_failed(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished_rows(config)
+    capsys.readouterr()
+    arguments = [str(config), "--set=output.max_failed_fraction=1"]
+    script = str(ROOT / "jobs" / "reprocess.py")
+    for flags, retried in (([], 6), (["--retry-failed=worker"], 0)):
+        done = subprocess.run(
+            [sys.executable, script, *arguments, *flags], capture_output=True, text=True, check=True
+        )
+        kept = 6 - retried
+        assert f"0 changed, {retried} retried, {kept} unchanged, 0 pruned" in done.stdout
+
+
 def test_an_unknown_model_exits_2(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", str(config), "--set", "model.id=./nowhere"]) == 2
     assert "no such folder" in capsys.readouterr().err
@@ -99,7 +180,8 @@ def test_plan_counts_without_a_model(
     (tmp_path / "002.png").unlink()
     assert cli.main(["plan", str(config)]) == 0
     text = capsys.readouterr().out
-    assert "6 rows: 4 to edit (2 images), 0 done, 2 would fail at once" in text
+    assert "6 rows: 6 new, 0 changed, 0 retried, 0 unchanged, 0 pruned" in text
+    assert "to edit: 4 (2 images); 2 would fail at once" in text
     assert "load/ImageNotFound: 2, e.g. row '002-0'" in text
     assert cli.main(["plan", str(config), "--json", "--set", "edit.num_inference_steps=50"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -137,7 +219,8 @@ def test_a_job_from_the_command_line(
 ) -> None:
     assert cli.main(["run", str(config)]) == 0
     text = capsys.readouterr().out
-    assert "6 rows: 6 edited, 0 unchanged, 0 failed, 0 done before" in text
+    assert "6 rows: 6 new, 0 changed, 0 retried, 0 unchanged, 0 pruned" in text
+    assert "results of this run: 6 edited, 0 unchanged, 0 failed" in text
 
     output = str(tmp_path / "output")
     assert cli.main(["status", output]) == 0
@@ -152,7 +235,7 @@ def test_a_job_from_the_command_line(
 
     assert cli.main(["plan", str(config), "--set", "seed=1"]) == 0
     text = capsys.readouterr().out
-    assert "6 to edit" in text
+    assert "0 new, 6 changed" in text
     assert "worker-hours at the speed of the last run" in text
 
     monkeypatch.setattr(driver, "Worker", FakeWorker)

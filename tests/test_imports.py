@@ -23,7 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors"},
     "schema": {"config"},
     "errors": set(),
-    "cli": {"runtime", "demo", "report"} | EVERYBODY,
+    "cli": {"runtime", "demo", "report", "flags"} | EVERYBODY,
+    "flags": {"runtime"} | EVERYBODY,
+    "benchmark": {"runtime", "models", "data"} | EVERYBODY,
 }
 LIBRARIES = {
     "torch": {"core", "models", "engine", "runtime", "demo", "evaluation"},
@@ -31,7 +33,8 @@ LIBRARIES = {
     "diffusers": {"models", "demo", "evaluation"},
     "transformers": {"models", "demo"},
     "ray": {"runtime"},
-    "pyarrow": {"data", "runtime", "report", "demo", "schema", "evaluation"},
+    "duckdb": {"data"},
+    "pyarrow": {"data", "runtime", "report", "demo", "schema", "evaluation", "benchmark"},
     "scipy": {"evaluation"},
     "skimage": {"evaluation"},
 }
@@ -89,9 +92,10 @@ def test_the_core_loads_torch_and_nothing_of_ours() -> None:
     assert not loaded & {"diffusers", "transformers", "ray", "pyarrow", "pydantic", "PIL"}
 
 
-def test_the_command_line_and_the_driver_do_not_load_model_libraries() -> None:
-    loaded = loaded_by("import diffedit_batch.cli, diffedit_batch.runtime.driver")
-    assert not loaded & {"diffusers", "transformers"}
+def test_the_command_line_the_driver_and_the_plan_load_neither_models_nor_ray() -> None:
+    modules = ("cli", "runtime.driver", "runtime.plan")
+    loaded = loaded_by(f"import {', '.join(f'diffedit_batch.{name}' for name in modules)}")
+    assert not loaded & {"torch", "diffusers", "transformers", "ray", "duckdb"}
 
 
 @pytest.mark.parametrize("name", diffedit_batch.__all__)

@@ -19,7 +19,7 @@ def read_texts(cells: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
     cell = cells.get(name)
     if cell is None or cell == []:
         return None
-    texts = tuple(text or "" for text in (cell if isinstance(cell, list) else [cell]))
+    texts = tuple([text or "" for text in cell]) if isinstance(cell, list) else (cell,)
     _check_length(name, texts)
     return texts
 
@@ -72,5 +72,8 @@ def read_integer(value: Any) -> Any:
 
 
 def _check_length(name: str, texts: Sequence[str]) -> None:
-    if any(len(text.encode("utf-8", "replace")) > MAX_PROMPT_BYTES for text in texts):
-        raise RowError("manifest", "PromptTooLong", f"{name} is over {MAX_PROMPT_BYTES} bytes")
+    for text in texts:
+        # A character has at most 4 bytes: only long texts need be encoded to be measured.
+        is_long = 4 * len(text) > MAX_PROMPT_BYTES
+        if is_long and len(text.encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
+            raise RowError("manifest", "PromptTooLong", f"{name} is over {MAX_PROMPT_BYTES} bytes")

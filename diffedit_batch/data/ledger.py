@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.errors import StorageError
@@ -51,10 +54,13 @@ class _Version:
 
 @dataclass
 class Balance:
-    """What stands in the output after finalize: rows by status, and rows by part file."""
+    """What stands in the output after finalize: rows by status, and rows by part file; and how many
+    rows went because their id left the manifest.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)
+    num_pruned: int = 0
 
 
 class Ledger:
@@ -71,6 +77,30 @@ class Ledger:
         for version, _ in self._versions():
             done[version.key] = version.is_failed and done.get(version.key, True)
         return done
+
+    def committed_since(self, run_id: str) -> set[bytes]:
+        """`version_key` of every row with a result of this run or a later one."""
+        return {
+            version_key(row["id"], row["fingerprint"])
+            for _, table in self._scan(["id", "fingerprint", "run_id"])
+            for row in table.filter(pc.field("run_id") >= run_id).to_pylist()
+        }
+
+    def error_types(self) -> dict[bytes, str]:
+        """`version_key` of every row that failed: its newest error as `stage/type`."""
+        return {
+            version_key(row["id"], row["fingerprint"]): f"{row['error_stage']}/{row['error_type']}"
+            for _, table in self._scan(["id", "fingerprint", "status", "error_stage", "error_type"])
+            for row in table.filter(pc.field("status") == "failed").to_pylist()
+        }
+
+    def ids(self) -> NDArray[np.bytes_]:
+        """`row_key` of every id that has a result, sorted: 16 bytes each."""
+        keys = bytearray()
+        for _, table in self._scan(["id"]):
+            for row_id in table.column("id").to_pylist():
+                keys += row_key(row_id)
+        return np.unique(np.frombuffer(keys, "S16"))
 
     def counts(self) -> dict[str, int]:
         """Rows by status, superseded ones included."""
@@ -110,7 +140,7 @@ class Ledger:
         self._storage.write(f"results/{name}", buffer.getvalue())
         return name
 
-    def finalize(self, current: Mapping[bytes, bytes]) -> Balance:
+    def finalize(self, current: Mapping[bytes, bytes], *, prune: bool = False) -> Balance:
         """Leave exactly one row per id, in few parts, and remove the files of superseded rows.
 
         A success beats a failure of the same version, then the newest wins. Ids that left the
@@ -119,6 +149,7 @@ class Ledger:
 
         Args:
             current: `row_key` to `version_key` of every row this run was asked for.
+            prune: drop the rows of ids that are not among them, and their files.
 
         Raises:
             StorageError: a row of this run has no result (its rows do not balance).
@@ -141,6 +172,8 @@ class Ledger:
                 " removed while this run was writing, or another run shares the folder."
                 " Run the same command again."
             )
+        pruned = best.keys() - current.keys() if prune else set()
+        superseded += [best.pop(key) for key in pruned]
         kept: dict[str, list[int]] = {}
         for version in best.values():
             kept.setdefault(version.part, []).append(version.row)
@@ -149,7 +182,7 @@ class Ledger:
         self._storage.remove(
             {name for v in superseded for name in v.files if name and name not in alive}
         )
-        balance = Balance(parts=parts)
+        balance = Balance(parts=parts, num_pruned=len(pruned))
         for _, table in self._scan(["status"]):
             for status in table.column("status").to_pylist():
                 balance.counts[status] = balance.counts.get(status, 0) + 1

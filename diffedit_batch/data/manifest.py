@@ -1,59 +1,28 @@
-"""The manifest: the one place that reads Parquet of users, row by row into requests."""
+"""The manifest: the one place that reads Parquet of users, row by row."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import PurePath
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from diffedit_batch.config import ALGORITHM_VERSION, JobConfig, fingerprint
-from diffedit_batch.data.cells import read_edit, read_integer, read_side, read_texts
-from diffedit_batch.data.columns import (
-    CONCEPT_COLUMNS,
-    SIDES,
-    TEXT_COLUMNS,
-    is_string,
-    resolve_columns,
-)
-from diffedit_batch.data.generated import Generated, Key, TextTable
-from diffedit_batch.data.locate import find_manifest, image_root, look_up
-from diffedit_batch.errors import ManifestError, RowError
-from diffedit_batch.schema import EditRequest, ImageRef
+from diffedit_batch.config import JobConfig
+from diffedit_batch.data.columns import CONCEPT_COLUMNS, is_string, resolve_columns
+from diffedit_batch.data.generated import Generated
+from diffedit_batch.data.locate import find_manifest, image_root
+from diffedit_batch.data.row import ManifestRow
+from diffedit_batch.data.row_reader import RowReader
+from diffedit_batch.data.where import RowFilter
+from diffedit_batch.errors import ManifestError
+from diffedit_batch.schema import ImageRef
 
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class ManifestRow:
-    """One row of the manifest, ready to be edited or refused.
-
-    Attributes:
-        id: unique in the manifest.
-        request: what to do, or None where `error` says why not.
-        error: why the row cannot be edited.
-        fingerprint: changes when anything the result depends on does.
-        image: the image as people know it: path or URI as written, empty for unnamed bytes.
-        group: equal for rows of one image.
-        asked: result columns that say what was asked, as far as it could be read.
-        carried: the manifest's other columns, one row.
-        missing: texts that must be generated before the request can be carried out, each by the
-            name of its table and its key there.
-    """
-
-    id: str
-    request: EditRequest | None
-    error: RowError | None
-    fingerprint: str
-    image: str
-    group: str
-    asked: dict[str, Any]
-    carried: pa.RecordBatch
-    missing: tuple[tuple[str, Key], ...] = ()
 
 
 class Manifest:
@@ -63,13 +32,23 @@ class Manifest:
         config: the job.
         model_key: what tells its model from others.
         generated: texts for rows that are given by concept or whose image is captioned.
+        where: an SQL condition on its columns; rows that do not match are left out.
+
+    Attributes:
+        num_rows: rows, of those that match.
+        carried_schema: the columns that have no meaning here.
 
     Raises:
         ManifestError: it cannot be used as a whole; names every problem.
+        ConfigError: `where` is no condition on its columns.
     """
 
     def __init__(
-        self, config: JobConfig, model_key: str, generated: Generated | None = None
+        self,
+        config: JobConfig,
+        model_key: str,
+        generated: Generated | None = None,
+        where: str | None = None,
     ) -> None:
         self._config = config
         self._model_key = model_key
@@ -99,6 +78,11 @@ class Manifest:
             problems += self._id_problems()
         if problems:
             raise ManifestError(f"manifest {self.uri}", problems)
+        self._matches: dict[tuple[str, int], NDArray[np.bool_]] | None = None
+        if where is not None:
+            assert first is not None, "a manifest has at least one file"
+            self._matches = self._find_matches(RowFilter(where, first))
+            self.num_rows = sum(int(mask.sum()) for mask in self._matches.values())
 
     @property
     def may_lack_texts(self) -> bool:
@@ -116,47 +100,65 @@ class Manifest:
         Raises:
             ModelError: a row needs a generated text, and there is no model to generate it.
         """
-        seen_ids: Counter[str] = Counter()
+        reader = RowReader(
+            self._config,
+            self._model_key,
+            self._generated,
+            self._root,
+            self._columns,
+            tuple(self._overrides),
+        )
         for file in self.files:
             with _open(file, self.uri) as parquet:
                 for row_group in range(parquet.num_row_groups):
-                    yield from self._rows_of(parquet, file, row_group, seen_ids)
+                    yield from self._rows_of(parquet, file, row_group, reader)
 
     def _id_problems(self) -> list[str]:
         column = self._columns.get("id")
         if column is None:
             return []
-        seen: set[bytes] = set()
-        repeated: Counter[str] = Counter()
-        num_null = 0
-        for file in self.files:
-            with _open(file, self.uri) as parquet:
-                for batch in self._batches(parquet, file, columns=[column]):
-                    for value in batch.column(0).to_pylist():
-                        if value is None or value == "":
-                            num_null += 1
-                            continue
-                        key = hashlib.blake2b(
-                            str(value).encode("utf-8", "surrogatepass"), digest_size=16
-                        ).digest()
-                        if key in seen:
-                            repeated[str(value)] += 1
-                        seen.add(key)
+        chunks = [
+            # As text, which may be longer in all than 32-bit offsets reach.
+            batch.column(0).cast(pa.large_string())
+            for file in self.files
+            for batch in self._column_batches(file, [column])
+        ]
+        ids = pa.chunked_array(chunks, pa.large_string())
+        given = ids.filter(pc.fill_null(pc.not_equal(ids, ""), False))
         problems = []
-        if repeated:
-            shown = ", ".join(repr(value) for value in list(repeated)[:_SHOWN])
+        if pc.count_distinct(given).as_py() < len(given):
+            numbers = given.value_counts()
+            repeated = numbers.filter(pc.greater(numbers.field("counts"), 1)).field("values")
+            shown = ", ".join(repr(value) for value in repeated[:_SHOWN].to_pylist())
             more = f" and {len(repeated) - _SHOWN} more" if len(repeated) > _SHOWN else ""
             problems.append(f"column {column!r}: ids must be unique; repeated: {shown}{more}")
-        if num_null:
+        if len(given) < len(ids):
             problems.append(
-                f"column {column!r}: {num_null} rows have no id; give every row one, or leave the"
-                " column out"
+                f"column {column!r}: {len(ids) - len(given)} rows have no id; give every row one,"
+                " or leave the column out"
             )
         return problems
 
+    def _find_matches(self, row_filter: RowFilter) -> dict[tuple[str, int], NDArray[np.bool_]]:
+        """Which rows of each row group match, by file and number."""
+        matches = {}
+        for file in self.files:
+            with _open(file, self.uri) as parquet:
+                for row_group in range(parquet.num_row_groups):
+                    batches = self._batches(
+                        parquet, file, columns=row_filter.columns, row_groups=[row_group]
+                    )
+                    matches[file, row_group] = row_filter.mask(batches)
+        return matches
+
     def _rows_of(
-        self, parquet: pq.ParquetFile, file: str, row_group: int, seen_ids: Counter[str]
+        self, parquet: pq.ParquetFile, file: str, row_group: int, reader: RowReader
     ) -> Iterator[ManifestRow]:
+        matches = None if self._matches is None else self._matches[file, row_group]
+        # Ids that are derived number the rows that ask the same, whether they match or not.
+        can_skip = "id" in self._columns
+        if matches is not None and not matches.any() and can_skip:
+            return
         used = {*self._columns.values(), *self._overrides.values()}
         carried_names = [n for n in parquet.schema_arrow.names if n not in used]
         holds_bytes = any(
@@ -164,19 +166,32 @@ class Manifest:
             for name in ("image", "mask")
             if name in self._columns
         )
-        start = 0
+        number = 0
         for batch in self._batches(
             parquet, file, batch_size=64 if holds_bytes else 4096, row_groups=[row_group]
         ):
-            ours = batch.select([*used]).to_pydict()
             carried = batch.select(carried_names)
             carried = carried.cast(pa.schema([f.remove_metadata() for f in carried.schema]))
-            for number in range(batch.num_rows):
-                values = {k: ours[theirs][number] for k, theirs in self._columns.items()}
-                overrides = {k: ours[theirs][number] for k, theirs in self._overrides.items()}
-                cell = ImageRef(file=file, row_group=row_group, row=start + number)
-                yield self._row(values, overrides, cell, carried.slice(number, 1), seen_ids)
-            start += batch.num_rows
+            cells = batch.select([*used]).to_pydict()
+            ours = [cells[theirs] for theirs in self._columns.values()]
+            overrides = [cells[theirs] for theirs in self._overrides.values()]
+            cell = ImageRef(file=file, row_group=row_group, row=number)
+            for place in range(batch.num_rows):
+                is_match = matches is None or bool(matches[number])
+                if is_match or not can_skip:
+                    row = reader.read(
+                        dict(zip(self._columns, [column[place] for column in ours], strict=True)),
+                        tuple([column[place] for column in overrides]),
+                        replace(cell, row=number) if holds_bytes else cell,
+                        partial(carried.slice, place, 1),
+                    )
+                    if is_match:
+                        yield row
+                number += 1
+
+    def _column_batches(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        with _open(file, self.uri) as parquet:
+            yield from self._batches(parquet, file, columns=columns)
 
     def _batches(
         self, parquet: pq.ParquetFile, file: str, **selection: Any
@@ -187,164 +202,6 @@ class Manifest:
                 yield batch
         except (OSError, pa.ArrowException) as error:
             raise ManifestError(f"manifest {self.uri}", [f"{file} is broken: {error}"]) from None
-
-    def _row(
-        self,
-        values: dict[str, Any],
-        overrides: dict[str, Any],
-        cell: ImageRef,
-        carried: pa.RecordBatch,
-        seen_ids: Counter[str],
-    ) -> ManifestRow:
-        image = self._image(values.get("image"), "image", cell)
-        mask = self._image(values.get("mask"), "mask", cell)
-        overrides = {name: value for name, value in overrides.items() if value is not None}
-        texts = {name: values.get(name) for name in TEXT_COLUMNS}
-        concepts = {name: values[name] for name in CONCEPT_COLUMNS if values.get(name)}
-        row_id = values.get("id")
-        if row_id is None:
-            said = texts | concepts
-            content = [image.name or image.key, mask.name or mask.key, said, overrides]
-            digest = fingerprint([*content, values.get("seed")])[:16]
-            row_id = f"{PurePath(image.name).stem or 'row'}-{digest}"
-            seen_ids[row_id] += 1
-            if seen_ids[row_id] > 1:
-                row_id = f"{row_id}-{seen_ids[row_id]}"
-        request, error = None, image.error or mask.error
-        asked: dict[str, Any] = {
-            name: cell if isinstance(cell, list) else [cell]
-            for name, cell in texts.items()
-            if cell is not None
-        }
-        asked |= concepts
-        seed = self._config.seed if values.get("seed") is None else read_integer(values["seed"])
-        try:
-            if not isinstance(seed, int) or not 0 <= seed < 2**63:
-                raise RowError("manifest", "InvalidParameter", f"seed: {seed} is not in 0..2^63-1")
-            asked["seed"] = seed
-            edit = read_edit(self._config.edit, overrides)
-            parameters: dict[str, Any] = edit.model_dump()
-            asked |= parameters
-            if error is None:
-                source_prompt, source_concept = read_side(values, "source")
-                target_prompt, target_concept = read_side(values, "target")
-                request = EditRequest(
-                    id=str(row_id),
-                    edit=edit,
-                    seed=seed,
-                    source_prompt=source_prompt,
-                    target_prompt=target_prompt,
-                    source_concept=source_concept,
-                    target_concept=target_concept,
-                    caption=read_texts(texts, "caption"),
-                    negative_prompt=read_texts(texts, "negative_prompt"),
-                    source_negative_prompt=read_texts(texts, "source_negative_prompt"),
-                    image=image.ref,
-                    mask=mask.ref,
-                )
-        except RowError as refused:
-            error, parameters = refused, overrides
-        needed = {} if request is None else self._needed(request, (image.name, image.key))
-        config = self._config
-        row_fingerprint = fingerprint(
-            [
-                ALGORITHM_VERSION,
-                self._model_key,
-                [config.model.dtype or config.device, config.model.variant],
-                [config.model.vae_dtype, config.model.enable_vae_tiling],
-                [config.model.resolution, config.input.size_multiple],
-                image.key,
-                mask.key,
-                texts | concepts,
-                {field: table.stamp(key) for field, (table, key) in needed.items()},
-                parameters,
-                seed,
-            ]
-        )
-        missing: tuple[tuple[str, Key], ...] = ()
-        if request is not None:
-            request = replace(request, fingerprint=row_fingerprint)
-            request, missing, error = _fill_in(request, needed)
-            asked = request.columns()
-        return ManifestRow(
-            id=str(row_id),
-            request=None if error else request,
-            error=error,
-            fingerprint=row_fingerprint,
-            image=image.name,
-            group=image.group,
-            asked=asked,
-            carried=carried,
-            missing=missing,
-        )
-
-    def _needed(self, request: EditRequest, image: Key) -> dict[str, tuple[TextTable, Key]]:
-        """Which generated texts a request needs, by the field they belong in."""
-        needed: dict[str, tuple[TextTable, Key]] = {}
-        for side in SIDES:
-            concept = getattr(request, f"{side}_concept")
-            if concept is not None:
-                assert self._generated is not None
-                needed[f"{side}_prompt"] = (self._generated.prompts, (concept,))
-        edit = request.edit
-        if (edit.invert_with, edit.caption_with) == ("caption", "blip") and request.caption is None:
-            assert self._generated is not None
-            needed["caption"] = (self._generated.captions, image)
-        return needed
-
-    def _image(self, value: Any, name: str, cell: ImageRef) -> "_Found":
-        """Where the image (or mask) of a cell is, and what stands for its content."""
-        column = self._columns.get(name, name)
-        path = ""
-        if isinstance(value, Mapping):
-            column, path, value = f"{column}.bytes", value.get("path") or "", value.get("bytes")
-        if isinstance(value, bytes):
-            key = hashlib.sha256(value).hexdigest()
-            ref = ImageRef("", cell.file, cell.row_group, cell.row, column)
-            return _Found(ref, key, path, key)
-        path = value or path
-        if not path:
-            if name == "mask":
-                return _Found(None, "", "", "")
-            return _Found(
-                None, "", "", "", RowError("manifest", "ImageMissing", "the image cell is empty")
-            )
-        try:
-            uri, key = look_up(path, self._root)
-        except RowError as error:
-            return _Found(None, "", path, "", error)
-        return _Found(ImageRef(uri), key, path, uri)
-
-
-@dataclass(frozen=True)
-class _Found:
-    ref: ImageRef | None
-    key: str
-    name: str
-    group: str
-    error: RowError | None = None
-
-
-def _fill_in(
-    request: EditRequest, needed: Mapping[str, tuple[TextTable, Key]]
-) -> tuple[EditRequest, tuple[tuple[str, Key], ...], RowError | None]:
-    """The request with the generated texts there are, those still missing, and why one never will
-    be there.
-    """
-    found: dict[str, Any] = {}
-    missing = []
-    error = None
-    for field, (table, key) in needed.items():
-        try:
-            texts = table.find(key)
-        except RowError as failed:
-            error = failed
-            continue
-        if texts is None:
-            missing.append((table.kind.name, key))
-        else:
-            found[field] = texts
-    return replace(request, **found), () if error else tuple(missing), error
 
 
 def _type_problems(

@@ -2,16 +2,41 @@
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from diffedit_batch.runtime.pool import Bundle
 
 WINDOW_ROWS = 2048
 """How far ahead rows of one image find each other."""
 
 MAX_GROUP_ROWS = 32
 """More edits of one image are several groups, each of which inverts it anew."""
+
+
+@dataclass(eq=False)
+class Bundle:
+    """Groups handed out together.
+
+    Attributes:
+        groups: requests, those of one image together; what a worker's method is given.
+        num_deaths: workers that died while holding its rows; once it is above 0 it is run with
+            nothing beside it, so that the next death says for certain who is to blame.
+        num_deaths_alone: how many of them held one row and nothing else.
+    """
+
+    groups: Sequence[tuple[Any, ...]]
+    num_deaths: int = 0
+    num_deaths_alone: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in all groups."""
+        return sum(len(group) for group in self.groups)
+
+    @property
+    def is_one_row_alone(self) -> bool:
+        """Whether it is a single row that runs with nothing beside it."""
+        return self.num_rows == 1 and self.num_deaths > 0
 
 
 class Backlog:

@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import chain, islice
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.ledger import Balance, Ledger, row_key, version_key
-from diffedit_batch.data.manifest import Manifest, ManifestRow
+from diffedit_batch.data.ledger import Balance, Ledger
+from diffedit_batch.data.manifest import Manifest
+from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.errors import (
     InterruptedRunError,
@@ -30,13 +31,16 @@ from diffedit_batch.errors import (
 )
 from diffedit_batch.models.identity import ModelIdentity, identify
 from diffedit_batch.runtime.backlog import Backlog
-from diffedit_batch.runtime.fan_out import fan_out
-from diffedit_batch.runtime.pool import Done, WorkerPool
-from diffedit_batch.runtime.preparation import Wanted, find_wanted, generate, open_generated
 from diffedit_batch.runtime.records import RunState, error_columns, result_table, run_record
-from diffedit_batch.runtime.session import ray_session, stop_on_signal
+from diffedit_batch.runtime.selection import UNDONE, Selection, Selector
+from diffedit_batch.runtime.wanted import Wanted, find_wanted, open_generated
 from diffedit_batch.runtime.worker import Worker
 from diffedit_batch.schema import EditRequest
+
+# What imports Ray is imported where workers are started: most runs of a schedule have nothing to
+# do, and end before that.
+if TYPE_CHECKING:
+    from diffedit_batch.runtime.pool import Done
 
 _COMMIT_ROWS = 256
 
@@ -44,29 +48,26 @@ _COMMIT_ROWS = 256
 def run_job(
     config: JobConfig,
     *,
-    limit: int | None = None,
-    retry_failed: bool = False,
+    selection: Selection = UNDONE,
     on_progress: Callable[[RunState], None] = lambda state: None,
 ) -> RunState:
     """Run a job to its end.
 
     Args:
         config: the job.
-        limit: only the first rows of the manifest.
-        retry_failed: also redo rows whose last result is `failed`.
+        selection: which rows are done beside those that have no result yet.
         on_progress: called whenever rows came back, and about once a second.
 
     Raises:
         DiffEditError: the job did not start, or did not finish; `exit_code` says which.
     """
-    return _Run(config, limit, retry_failed, on_progress).execute()
+    return _Run(config, selection, on_progress).execute()
 
 
 def prepare_job(
     config: JobConfig,
     *,
-    limit: int | None = None,
-    retry_failed: bool = False,
+    selection: Selection = UNDONE,
     on_progress: Callable[[RunState], None] = lambda state: None,
 ) -> RunState:
     """Only generate the prompts and captions that `run_job` would, for people to read and correct.
@@ -74,20 +75,18 @@ def prepare_job(
     Args and errors as of `run_job`; `state.counters` says how many were generated, `state.failures`
     of how many that failed.
     """
-    return _Run(config, limit, retry_failed, on_progress).prepare()
+    return _Run(config, selection, on_progress).prepare()
 
 
 class _Run:
     def __init__(
         self,
         config: JobConfig,
-        limit: int | None,
-        retry_failed: bool,
+        selection: Selection,
         on_progress: Callable[[RunState], None],
     ) -> None:
         self._config = config = config.with_absolute_paths()
-        self._limit = limit
-        self._retry_failed = retry_failed
+        self._selection = selection
         self._on_progress = on_progress
         now = datetime.now(UTC)
         self._state = RunState(f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
@@ -96,10 +95,9 @@ class _Run:
         self._storage = Storage(config.output.uri)
         self._generated = open_generated(config, self._storage, self._state.run_id)
         self._manifest = Manifest(
-            config, f"{self._model.id}@{self._model.revision}", self._generated
+            config, f"{self._model.id}@{self._model.revision}", self._generated, selection.where
         )
         self._ledger = Ledger(self._storage, self._state.run_id)
-        self._current: dict[bytes, bytes] = {}
         self._in_flight: dict[str, ManifestRow] = {}
         self._waiting_tables: list[pa.Table] = []
 
@@ -123,12 +121,16 @@ class _Run:
             if wanted or first is not None:
                 self._work(wanted, chain([first] if first else [], todo))
             self._commit()
-            if not state.counts and self._storage.exists("_SUCCESS"):
+            num_to_prune = self._selector.num_to_prune()
+            if not state.counts and not num_to_prune and self._storage.exists("_SUCCESS"):
                 self._check_failures(final=True)
                 return state
-            balance = self._ledger.finalize(self._current)
+            if num_to_prune:
+                self._storage.remove(["_SUCCESS"])
+            balance = self._ledger.finalize(self._selector.current, prune=self._selection.prune)
+            state.selected["pruned"] = balance.num_pruned
             self._check_failures(final=True)
-            if state.num_rows == self._manifest.num_rows:
+            if self._selector.is_whole:
                 self._write_success(balance)
             outcome = "finished"
         except (InterruptedRunError, KeyboardInterrupt):
@@ -150,30 +152,20 @@ class _Run:
         self._storage.remove_temporary()
         if self._manifest.may_lack_texts:
             self._generated.merge()  # what a killed pass left
-        self._committed = self._ledger.committed()
-        self._state.num_rows = self._manifest.num_rows
-        if self._limit is not None:
-            self._state.num_rows = min(self._state.num_rows, self._limit)
+        self._selector = Selector(self._selection, self._manifest, self._ledger)
+        self._state.num_rows = self._selector.num_rows
 
     def _find_wanted(self) -> Wanted:
         if not self._manifest.may_lack_texts:
             return Wanted()
-        rows = islice(self._manifest.rows(), self._limit)
-        return find_wanted(row for row in rows if self._is_failed_before(row) is None)
-
-    def _is_failed_before(self, row: ManifestRow) -> bool | None:
-        """Whether the result a row has, and is to keep, is a failure; None: it is to be done."""
-        is_failed = self._committed.get(version_key(row.id, row.fingerprint))
-        return None if is_failed and self._retry_failed else is_failed
+        return find_wanted(self._selector.rows_to_do())
 
     def _rows_to_edit(self) -> Iterator[ManifestRow]:
         """Rows that need an editor; those done are skipped, those refused are committed."""
-        for row in islice(self._manifest.rows(), self._limit):
-            self._current[row_key(row.id)] = version_key(row.id, row.fingerprint)
-            is_failed = self._is_failed_before(row)
-            if is_failed is not None:
-                self._state.num_skipped += 1
-                self._state.num_failed_before += is_failed
+        for row, verdict, has_failed in self._selector.rows():
+            self._state.selected[verdict] += 1
+            if verdict == "unchanged":
+                self._state.num_failed_before += has_failed
             elif row.request is None:
                 assert row.error is not None
                 self._add_results([(row, error_columns(row.error))], attempts=0)
@@ -188,6 +180,8 @@ class _Run:
         """Ray, and an output that was seen to be writable; the event is set on a request to
         stop.
         """
+        from diffedit_batch.runtime.session import ray_session, stop_on_signal
+
         # An output that cannot be written must not cost a cluster's start to be found out.
         self._storage.write(PROBE, b"")
         try:
@@ -206,11 +200,13 @@ class _Run:
                 self._edit(chain([first], rows), stop)
         left = self._state.num_rows - self._state.num_done
         if stop.is_set() and left:
-            raise InterruptedRunError(
-                f"stopped on request with {left} rows to go; the same command continues"
-            )
+            force = self._selection.force
+            how = "the same command" if force is None else f"the same command with --force={force}"
+            raise InterruptedRunError(f"stopped on request with {left} rows to go; {how} continues")
 
     def _generate(self, wanted: Wanted, stop: threading.Event) -> None:
+        from diffedit_batch.runtime.preparation import generate
+
         started = time.perf_counter()
 
         def show(name: str, num_done: int, num_wanted: int) -> None:
@@ -222,6 +218,9 @@ class _Run:
         self._state.seconds["generate"] = time.perf_counter() - started
 
     def _edit(self, rows: Iterator[ManifestRow], stop: threading.Event) -> None:
+        from diffedit_batch.runtime.fan_out import fan_out
+        from diffedit_batch.runtime.pool import WorkerPool
+
         pool = WorkerPool(self._config, Worker, "edit")
         requests = ((row.group, row.request) for row in rows)
         backlog = Backlog(requests, self._config.engine.batch_size, pool.num_workers)
@@ -237,7 +236,7 @@ class _Run:
         finally:
             pool.close()
 
-    def _take(self, event: Done) -> None:
+    def _take(self, event: "Done") -> None:
         result = event.result
         rows = [(self._in_flight.pop(columns["id"]), columns) for columns in result.rows]
         self._state.counters += result.counters

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from diffedit_batch.errors import ClusterError, RowError
-from diffedit_batch.runtime.backlog import Backlog
-from diffedit_batch.runtime.pool import Bundle, Done, WorkerPool
+from diffedit_batch.runtime.backlog import Backlog, Bundle
+from diffedit_batch.runtime.pool import Done, WorkerPool
 
 MAX_DEATHS_ALONE = 3
 """A request that takes this many workers with it, alone, is failed."""

@@ -4,16 +4,16 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.ledger import Ledger, read_json, version_key
+from diffedit_batch.data.ledger import Ledger, read_json
 from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.models.identity import identify
 from diffedit_batch.runtime.backlog import Backlog
-from diffedit_batch.runtime.preparation import Wanted, open_generated
+from diffedit_batch.runtime.selection import UNDONE, VERDICTS, Selection, Selector
+from diffedit_batch.runtime.wanted import Wanted, open_generated
 from diffedit_batch.schema import EditRequest
 
 
@@ -23,7 +23,7 @@ class Plan:
 
     Attributes:
         num_rows: rows of the manifest (of the limit, if there is one).
-        num_done: rows with a result already.
+        selected: rows by what a run makes of them, see `runtime.selection.VERDICTS`.
         num_to_edit: rows that would be edited.
         num_images: distinct images among them.
         num_concepts: concepts for which prompts would be generated.
@@ -36,7 +36,7 @@ class Plan:
     """
 
     num_rows: int = 0
-    num_done: int = 0
+    selected: Counter[str] = field(default_factory=Counter)
     num_to_edit: int = 0
     num_images: int = 0
     num_concepts: int = 0
@@ -54,25 +54,24 @@ class Plan:
         return self.unet_evals * self.seconds_per_eval / 3600
 
 
-def plan_job(config: JobConfig, *, limit: int | None = None, retry_failed: bool = False) -> Plan:
+def plan_job(config: JobConfig, *, selection: Selection = UNDONE) -> Plan:
     """The plan of a job. Raises DiffEditError where the job would not start."""
     config = config.with_absolute_paths()
     model = identify(config.model)
     storage = Storage(config.output.uri)
-    manifest = Manifest(config, f"{model.id}@{model.revision}", open_generated(config, storage))
-    committed = Ledger(storage, "").committed()
-    plan = Plan(num_rows=manifest.num_rows, seconds_per_eval=_last_speed(storage))
-    if limit is not None:
-        plan.num_rows = min(plan.num_rows, limit)
+    generated = open_generated(config, storage)
+    manifest = Manifest(config, f"{model.id}@{model.revision}", generated, selection.where)
+    selector = Selector(selection, manifest, Ledger(storage, ""))
+    plan = Plan(num_rows=selector.num_rows, seconds_per_eval=_last_speed(storage))
     images: set[str] = set()
     wanted = Wanted()
 
     def requests() -> Iterator[tuple[str, EditRequest]]:
-        for row in islice(manifest.rows(), limit):
-            is_failed = committed.get(version_key(row.id, row.fingerprint))
-            if is_failed is not None and not (is_failed and retry_failed):
-                plan.num_done += 1
-            elif row.error is not None:
+        for row, verdict, _ in selector.rows():
+            plan.selected[verdict] += 1
+            if verdict == "unchanged":
+                continue
+            if row.error is not None:
                 kind = f"{row.error.stage}/{row.error.kind}"
                 plan.num_refused += 1
                 plan.refusals[kind] += 1
@@ -89,6 +88,7 @@ def plan_job(config: JobConfig, *, limit: int | None = None, retry_failed: bool 
         for group in backlog.pop().groups:
             shared: set[Any] = set()
             plan.unet_evals += sum(_count_evals(request, shared) for request in group)
+    plan.selected["pruned"] = selector.num_to_prune()
     plan.num_images = len(images)
     plan.num_concepts, plan.num_captions = len(wanted.prompts), len(wanted.captions)
     return plan
@@ -165,4 +165,6 @@ def _last_speed(storage: Storage) -> float | None:
 
 def as_json(plan: Plan) -> str:
     """The plan as a JSON document."""
-    return json.dumps({**vars(plan), "worker_hours": plan.worker_hours()}, indent=2)
+    selected = {verdict: plan.selected[verdict] for verdict in VERDICTS}
+    document = {**vars(plan), "selected": selected, "worker_hours": plan.worker_hours()}
+    return json.dumps(document, indent=2)

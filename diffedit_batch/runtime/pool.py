@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ import ray
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.errors import ClusterError, DiffEditError
+from diffedit_batch.runtime.backlog import Bundle
 from diffedit_batch.runtime.session import describe_death
 from diffedit_batch.runtime.worker import WorkerInfo
 
@@ -21,32 +21,6 @@ BUNDLES_IN_FLIGHT = 2
 
 _MAX_FAILED_STARTS = 3
 _RELEASE_TIMEOUT_S = 30.0
-
-
-@dataclass(eq=False)
-class Bundle:
-    """Groups handed out together.
-
-    Attributes:
-        groups: requests, those of one image together; what a worker's method is given.
-        num_deaths: workers that died while holding its rows; once it is above 0 it is run with
-            nothing beside it, so that the next death says for certain who is to blame.
-        num_deaths_alone: how many of them held one row and nothing else.
-    """
-
-    groups: Sequence[tuple[Any, ...]]
-    num_deaths: int = 0
-    num_deaths_alone: int = 0
-
-    @property
-    def num_rows(self) -> int:
-        """Rows in all groups."""
-        return sum(len(group) for group in self.groups)
-
-    @property
-    def is_one_row_alone(self) -> bool:
-        """Whether it is a single row that runs with nothing beside it."""
-        return self.num_rows == 1 and self.num_deaths > 0
 
 
 @dataclass(frozen=True)

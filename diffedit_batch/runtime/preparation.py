@@ -1,66 +1,26 @@
 """The passes before editing: prompts for concepts, captions for images.
 
-One look at the manifest says which texts rows that are not committed lack; each pass generates its
-share on actors of its own, which are gone before the next begins. A run that lacks nothing starts
-none.
+Each pass generates its share of what is wanted on actors of its own, which are gone before the next
+begins. A run that lacks nothing starts none.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-from diffedit_batch.config import JobConfig, fingerprint
-from diffedit_batch.data.generated import CAPTIONS, PROMPTS, Generated, Key, TextTable
-from diffedit_batch.data.manifest import ManifestRow
-from diffedit_batch.data.storage import Storage
+from diffedit_batch.config import JobConfig
+from diffedit_batch.data.generated import Generated, TextTable
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import InterruptedRunError, RowError
-from diffedit_batch.models.identity import ModelIdentity, identify_captioner, identify_prompt_writer
 from diffedit_batch.runtime.backlog import Backlog
 from diffedit_batch.runtime.fan_out import fan_out
 from diffedit_batch.runtime.pool import Done, WorkerPool
-from diffedit_batch.runtime.text_workers import CaptionsWorker, PromptsWorker, TextRequest
+from diffedit_batch.runtime.text_workers import CaptionsWorker, PromptsWorker
+from diffedit_batch.runtime.wanted import TextRequest, Wanted
 
 FLUSH_TEXTS = 256
 FLUSH_SECONDS = 10.0
 """What a killed pass loses at most: so many texts, or those of so many seconds."""
-
-
-@dataclass
-class Wanted:
-    """Texts to generate, each once, however many rows ask for it."""
-
-    prompts: dict[Key, TextRequest] = field(default_factory=dict)
-    captions: dict[Key, TextRequest] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.prompts or self.captions)
-
-    def add(self, row: ManifestRow) -> None:
-        """Add what a row lacks."""
-        for name, key in row.missing:
-            assert row.request is not None
-            if name == PROMPTS.name:
-                self.prompts.setdefault(key, TextRequest(key))
-            else:
-                self.captions.setdefault(key, TextRequest(key, row.request.image))
-
-
-def open_generated(config: JobConfig, storage: Storage, run_id: str = "") -> Generated:
-    """The texts under a job's output folder, and what would generate the missing ones."""
-    return Generated(
-        prompts=TextTable(storage, PROMPTS, lambda: _prompts_generator(config), run_id),
-        captions=TextTable(storage, CAPTIONS, lambda: _captions_generator(config), run_id),
-    )
-
-
-def find_wanted(rows: Iterable[ManifestRow]) -> Wanted:
-    """What rows lack that are still to be edited. Raises ModelError where a model is missing."""
-    wanted = Wanted()
-    for row in rows:
-        wanted.add(row)
-    return wanted
 
 
 def generate(
@@ -160,24 +120,3 @@ class _Pass:
             self._table.flush()
             self._flushed = time.monotonic()
         self._on_progress(self._table.kind.name, self._num_done, self._num_wanted)
-
-
-def _prompts_generator(config: JobConfig) -> str:
-    prompts = config.prompts
-    sampling = prompts.model_dump(exclude={"id", "revision", "dtype", "local_files_only"})
-    return _name(
-        identify_prompt_writer(prompts), [sampling, prompts.dtype or config.device, config.seed]
-    )
-
-
-def _captions_generator(config: JobConfig) -> str:
-    captions = config.captions
-    return _name(
-        identify_captioner(captions),
-        [captions.prefix, captions.max_new_tokens, captions.dtype or config.device],
-    )
-
-
-def _name(model: ModelIdentity, parameters: list[object]) -> str:
-    """For people to recognise, and different wherever texts may be."""
-    return f"{model.id}@{model.revision} {fingerprint(parameters)[:12]}"

@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.manifest import ManifestRow
+from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.identity import ModelIdentity
+from diffedit_batch.runtime.selection import VERDICTS
 from diffedit_batch.schema import RESULT_SCHEMA, STATUSES
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "ray", "pyarrow", "pillow")
@@ -31,9 +32,9 @@ class RunState:
     Attributes:
         run_id: names its parts and its record; begins with the UTC time.
         num_rows: rows of the manifest (of the limit, if there is one).
-        num_skipped: rows found committed.
+        selected: rows by what the run makes of them, see `runtime.selection.VERDICTS`.
         counts: rows of this run by status.
-        num_failed_before: failed rows among the skipped ones.
+        num_failed_before: failed rows among those that keep their result.
         failures: rows of this run that failed, by `stage/type`.
         num_truncated_rows: rows with a prompt the text encoder could not read to the end.
         counters: work done.
@@ -45,7 +46,7 @@ class RunState:
 
     run_id: str
     num_rows: int = 0
-    num_skipped: int = 0
+    selected: Counter[str] = field(default_factory=Counter)
     num_failed_before: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
@@ -55,6 +56,11 @@ class RunState:
     workers: list[dict[str, Any]] = field(default_factory=list)
     num_workers: int = 0
     phase: str = ""
+
+    @property
+    def num_skipped(self) -> int:
+        """Rows that keep the result they have."""
+        return self.selected["unchanged"]
 
     @property
     def num_done(self) -> int:
@@ -122,7 +128,7 @@ def run_record(
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "num_rows": state.num_rows,
-        "num_skipped": state.num_skipped,
+        "selected": {verdict: state.selected[verdict] for verdict in VERDICTS},
         "counts": {status: state.counts[status] for status in STATUSES},
         "failures": dict(state.failures),
         "num_truncated_rows": state.num_truncated_rows,

@@ -22,22 +22,14 @@ from diffedit_batch.data.images import read_picture
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.engine.pixels import content_key
 from diffedit_batch.errors import RowError
+from diffedit_batch.runtime.wanted import TextRequest
 from diffedit_batch.runtime.worker import WorkerInfo
-from diffedit_batch.schema import ImageRef
 
 if TYPE_CHECKING:
     from diffedit_batch.models.captions import Captioner
     from diffedit_batch.models.prompts import PromptWriter
 
 _MAX_REMEMBERED = 100_000
-
-
-@dataclass(frozen=True)
-class TextRequest:
-    """A text that is wanted: its key, and for a caption where the image is."""
-
-    key: Key
-    image: ImageRef | None = None
 
 
 @dataclass(frozen=True)

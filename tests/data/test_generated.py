@@ -7,7 +7,8 @@ import pytest
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.generated import CAPTIONS, PROMPTS, Generated, Kind, Text, TextTable
-from diffedit_batch.data.manifest import Manifest, ManifestRow
+from diffedit_batch.data.manifest import Manifest
+from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.errors import ManifestError, RowError
 

@@ -10,7 +10,8 @@ import pytest
 
 from diffedit_batch.config import EditConfig, JobConfig
 from diffedit_batch.data.cells import MAX_PROMPT_BYTES
-from diffedit_batch.data.manifest import Manifest, ManifestRow
+from diffedit_batch.data.manifest import Manifest
+from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.errors import ManifestError
 from diffedit_batch.schema import EDIT_PARAMETERS
 

@@ -4,10 +4,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from diffedit_batch.config import load_config
-from diffedit_batch.data.manifest import Manifest, ManifestRow
+from diffedit_batch.data.manifest import Manifest
+from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.demo.manifest import NUM_ROWS, demo_job, write_demo_manifest
-from diffedit_batch.runtime.preparation import open_generated
+from diffedit_batch.runtime.wanted import open_generated
 
 ROOT = Path(__file__).parents[2]
 

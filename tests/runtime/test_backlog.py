@@ -1,7 +1,6 @@
 from collections.abc import Iterator
 
-from diffedit_batch.runtime.backlog import MAX_GROUP_ROWS, Backlog
-from diffedit_batch.runtime.pool import Bundle
+from diffedit_batch.runtime.backlog import MAX_GROUP_ROWS, Backlog, Bundle
 from diffedit_batch.schema import EditRequest, ImageRef
 
 

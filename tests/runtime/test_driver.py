@@ -26,6 +26,7 @@ from jobs_on_disk import (
 from PIL import Image
 
 from diffedit_batch.errors import (
+    STAGES,
     ClusterError,
     InterruptedRunError,
     ManifestError,
@@ -36,6 +37,7 @@ from diffedit_batch.errors import (
 from diffedit_batch.runtime import driver
 from diffedit_batch.runtime.driver import run_job
 from diffedit_batch.runtime.records import RunState
+from diffedit_batch.runtime.selection import Selection
 from diffedit_batch.schema import EDIT_PARAMETERS, RESULT_SCHEMA
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
@@ -186,7 +188,7 @@ def test_failed_rows_are_redone_only_on_request(tmp_path: Path) -> None:
     config = job(tmp_path, Path("demo"))
     assert run_job(config).counts["failed"] == 1
     assert run_job(config).counts.total() == 0
-    again = run_job(config, retry_failed=True)
+    again = run_job(config, selection=Selection(retry_failed=frozenset(STAGES)))
     assert again.counts == {"failed": 1}
     assert again.num_skipped == 11
     check_output(tmp_path, 12)
@@ -196,7 +198,7 @@ def test_failed_rows_are_redone_only_on_request(tmp_path: Path) -> None:
 def test_a_limit_takes_the_first_rows_and_the_rest_follows(tmp_path: Path) -> None:
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 10)))
     config = job(tmp_path, Path("demo"))
-    assert run_job(config, limit=4).counts.total() == 4
+    assert run_job(config, selection=Selection(limit=4)).counts.total() == 4
     assert [row["id"] for row in results(tmp_path)] == [f"00{i}-0" for i in range(4)]
     assert not (tmp_path / "output" / "_SUCCESS").exists(), "the job is not done"
     rest = run_job(config)

@@ -4,7 +4,8 @@ import pytest
 from fake_worker import FakeWorker
 from jobs_on_disk import job
 
-from diffedit_batch.runtime.pool import Bundle, Done, Lost, WorkerPool
+from diffedit_batch.runtime.backlog import Bundle
+from diffedit_batch.runtime.pool import Done, Lost, WorkerPool
 from diffedit_batch.schema import EditRequest
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fake_text_worker import FakePromptsWorker, NoPromptsWorker
+from fake_text_worker import FakePromptsWorker, HealthyPromptsWorker, NoPromptsWorker
 from fake_worker import FakeWorker
 from jobs_on_disk import SOURCE, job, results, tree_bytes, write_manifest, write_pictures
 
@@ -19,6 +19,7 @@ from diffedit_batch.runtime import driver, preparation
 from diffedit_batch.runtime.driver import prepare_job, run_job
 from diffedit_batch.runtime.plan import plan_job
 from diffedit_batch.runtime.records import RunState
+from diffedit_batch.runtime.selection import Selection
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 
@@ -157,6 +158,25 @@ def test_a_concept_that_fails_fails_its_rows_alone_and_a_correction_helps(tmp_pa
     assert found["blank"]["target_concept"] == "blank"
     assert found["die"]["target_prompt"] == ["a die"]
     assert run_job(config).num_skipped == 3, "a failure is not tried again"
+
+
+@pytest.mark.usefixtures("fake")
+def test_prompts_that_failed_are_generated_again_when_their_rows_are_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(tmp_path, by_concept(write_pictures(tmp_path, 1), "blank", "dog"))
+    output = {"uri": str(tmp_path / "output"), "max_failed_fraction": 0.9}
+    config = job(tmp_path, Path("demo"), prompts={"id": "owner/name"}, output=output)
+    assert run_job(config).counts == {"unchanged": 1, "failed": 1}
+    monkeypatch.setattr(preparation, "PromptsWorker", HealthyPromptsWorker)
+    for which, counts in (("load", {}), ("prompts/DegeneratePrompts", {"unchanged": 1})):
+        selection = Selection(retry_failed=frozenset({which}))
+        assert plan_job(config, selection=selection).num_concepts == len(counts)
+        state = run_job(config, selection=selection)
+        assert state.counts == counts
+        assert state.counters.prompt_generations == len(counts)
+    [row] = [row for row in results(tmp_path) if row["id"] == "blank"]
+    assert (row["status"], row["target_prompt"]) == ("unchanged", ["a blank"])
 
 
 @pytest.mark.usefixtures("fake")

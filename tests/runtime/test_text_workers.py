@@ -6,12 +6,8 @@ from jobs_on_disk import job, write_pictures
 
 from diffedit_batch.data.generated import Text
 from diffedit_batch.errors import ModelError
-from diffedit_batch.runtime.text_workers import (
-    CaptionsWorker,
-    PromptsWorker,
-    TextRequest,
-    TextResult,
-)
+from diffedit_batch.runtime.text_workers import CaptionsWorker, PromptsWorker, TextResult
+from diffedit_batch.runtime.wanted import TextRequest
 from diffedit_batch.schema import ImageRef
 
 

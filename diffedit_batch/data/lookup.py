@@ -1,0 +1,56 @@
+"""Looking up the image files of many rows, one call to the filesystem for each."""
+
+import functools
+import os
+import posixpath
+import stat
+
+from diffedit_batch.data.locate import look_up
+
+
+class ImageFiles:
+    """What `locate.look_up` says of image paths, with fewer questions to the filesystem.
+
+    On a local disk folders are resolved once; a plain file below one is then asked for its status
+    alone. Whatever is not plain (links, what is missing or outside the root) goes to `look_up`,
+    which also says what is wrong with it. On other filesystems what was said lately is remembered:
+    rows of one image often follow each other. Use one for one pass over the rows.
+
+    Args:
+        root: the folder all images must be under, as `locate.image_root` gives it.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._is_remote = "://" in root
+        self._look_up = functools.lru_cache(maxsize=4096)(look_up) if "://" in root else look_up
+        self._resolve = functools.lru_cache(maxsize=4096)(self._resolve_folder)
+
+    def look_up(self, path: str) -> tuple[str, str]:
+        """The full URI of an image path and a key of its content by size and age.
+
+        Raises:
+            RowError: it is not there, or not under the root.
+        """
+        if not self._is_remote and "://" not in path:
+            folder, name = posixpath.split(path)
+            resolved = self._resolve(folder)
+            if resolved is not None and name not in ("", ".", ".."):
+                file = f"{resolved}/{name}"
+                try:
+                    status = os.lstat(file)
+                except (OSError, ValueError):
+                    pass
+                else:
+                    if stat.S_ISREG(status.st_mode):
+                        return file, f"{status.st_size}:{status.st_mtime_ns}"
+        return self._look_up(path, self._root)
+
+    def _resolve_folder(self, folder: str) -> str | None:
+        """The folder without links, or None where it is not under the root."""
+        try:
+            resolved = os.path.realpath(posixpath.join(self._root, folder))
+        except (OSError, ValueError):
+            return None
+        is_inside = resolved == self._root or resolved.startswith(self._root.rstrip("/") + "/")
+        return resolved.rstrip("/") if is_inside else None

@@ -1,0 +1,88 @@
+"""The flags of the command line that say which rows a run does."""
+
+import argparse
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from diffedit_batch.errors import STAGES
+
+if TYPE_CHECKING:
+    from diffedit_batch.runtime.selection import Selection
+
+
+def add_selection(parser: argparse.ArgumentParser, *, can_prune: bool) -> None:
+    """Add the flags behind a `Selection`; without any, rows that have no result are done."""
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
+    parser.add_argument(
+        "--where",
+        metavar="SQL",
+        help="only rows that match, e.g. \"split = 'train' AND score > 0.5\" (needs DuckDB)",
+    )
+    parser.add_argument(
+        "--retry-failed",
+        nargs="?",
+        type=_failures,
+        const=",".join(STAGES),
+        default="",
+        metavar="WHICH",
+        help="also redo rows that failed; only those of some stages or types of error, e.g."
+        " load/ImageNotFound,worker",
+    )
+    parser.add_argument(
+        "--force",
+        nargs="?",
+        type=_since,
+        const="now",
+        metavar="SINCE",
+        help="redo every row; with a run id or UTC time (20261122T101500), those whose result is"
+        " older, so that the same command continues a forced run",
+    )
+    if can_prune:
+        parser.add_argument(
+            "--prune", action="store_true", help="drop results of rows that left the manifest"
+        )
+    else:
+        parser.set_defaults(prune=False)
+
+
+def selection_of(arguments: argparse.Namespace) -> "Selection":
+    """What parsed arguments ask for. Raises ConfigError where they contradict each other."""
+    from diffedit_batch.runtime.selection import Selection
+
+    return Selection(
+        limit=arguments.limit,
+        where=arguments.where,
+        retry_failed=arguments.retry_failed,
+        force=arguments.force,
+        prune=arguments.prune,
+    )
+
+
+def _failures(text: str) -> frozenset[str]:
+    kinds = frozenset(kind.strip() for kind in text.split(",") if kind.strip())
+    for kind in kinds:
+        if kind.partition("/")[0] not in STAGES:
+            raise argparse.ArgumentTypeError(
+                f"{kind!r} is not STAGE or STAGE/TYPE, with one of the stages {', '.join(STAGES)};"
+                " the config stands before this flag"
+            )
+    return kinds
+
+
+def _since(text: str) -> str:
+    if text == "now":
+        return f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    if not re.fullmatch(r"\d{8}T\d{6}(-\w+)?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a run id or a UTC time like 20261122T101500; the config stands before"
+            " this flag"
+        )
+    return text
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

@@ -1,0 +1,95 @@
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from diffedit_batch.data import lookup
+from diffedit_batch.data.locate import image_root, look_up
+from diffedit_batch.data.lookup import ImageFiles
+from diffedit_batch.errors import RowError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    folder = tmp_path / "root"
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "http:" / "host").mkdir(parents=True)
+    for name in ("a.png", "deep/b.png", "deep/er/c.png", "http:/host/d.png"):
+        (folder / name).write_bytes(name.encode())
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (folder / "link.png").symlink_to(folder / "a.png")
+    (folder / "out.png").symlink_to(tmp_path / "secret.png")
+    (folder / "inside").symlink_to(folder / "deep")
+    (folder / "outside").symlink_to(tmp_path)
+    (folder / "loop").symlink_to(folder / "loop")
+    os.mkfifo(folder / "pipe.png")
+    return image_root(str(folder))
+
+
+def outcome(found: object) -> object:
+    try:
+        return found()  # type: ignore[operator]
+    except RowError as error:
+        return error.stage, error.kind, str(error)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("a.png", "./a.png", "deep/b.png", "deep//b.png", "deep/er/c.png", "deep/../a.png"),
+        *("inside/b.png", "link.png", "out.png", "outside/secret.png", "loop/a.png", "pipe.png"),
+        *("../secret.png", "/secret.png", "/etc/passwd", "no.png", "no/no.png", "a.png/x.png"),
+        *("deep", "deep/", ".", "..", "", "a\0.png", "a\0/b.png", "x" * 5000, "http://host/d.png"),
+    ],
+)
+def test_it_says_what_look_up_says(root: str, path: str) -> None:
+    expected = outcome(lambda: look_up(path, root))
+    assert outcome(lambda: ImageFiles(root).look_up(path)) == expected
+
+
+def test_elsewhere_an_image_is_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = fsspec.filesystem("memory")
+    root = f"memory://{tmp_path.name}"
+    fs.pipe_file(f"{root}/a.png", b"aaa")
+    expected = look_up("a.png", root)
+    asked: list[str] = []
+    info = fs.info
+
+    def note(path: str) -> object:
+        asked.append(path)
+        return info(path)
+
+    monkeypatch.setattr(type(fs), "info", lambda self, path: note(path))
+    files = ImageFiles(root)
+    assert [files.look_up("a.png") for _ in range(3)] == [expected] * 3
+    for _ in range(2):
+        with pytest.raises(RowError, match="no file"):
+            files.look_up("b.png")
+    assert len(asked) == 3
+
+
+def test_absolute_paths_under_the_root(root: str) -> None:
+    path = f"{root}/deep/b.png"
+    assert ImageFiles(root).look_up(path) == look_up("deep/b.png", root)
+
+
+def test_a_plain_file_costs_one_call_and_its_folder_is_resolved_once(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    lstat = os.lstat
+
+    def note(path: str) -> os.stat_result:
+        asked.append(path)
+        return lstat(path)
+
+    monkeypatch.setattr(lookup, "look_up", lambda path, root: pytest.fail(path))
+    files = ImageFiles(root)
+    files.look_up("deep/b.png")
+    monkeypatch.setattr(os, "lstat", note)
+    for _ in range(3):
+        files.look_up("deep/b.png")
+    assert asked == [f"{root}/deep/b.png"] * 3
