@@ -1,4 +1,4 @@
-"""The manifest: the one place that reads Parquet of users, row by row into requests."""
+"""The manifest, row by row into requests."""
 
 import hashlib
 from collections import Counter
@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from diffedit_batch.config import ALGORITHM_VERSION, JobConfig, fingerprint
 from diffedit_batch.data.cells import read_edit, read_integer, read_side, read_texts
@@ -17,12 +15,19 @@ from diffedit_batch.data.columns import (
     CONCEPT_COLUMNS,
     SIDES,
     TEXT_COLUMNS,
-    is_string,
     resolve_columns,
 )
 from diffedit_batch.data.generated import Generated, Key, TextTable
 from diffedit_batch.data.locate import find_manifest, image_root, look_up
+from diffedit_batch.data.parquet import (
+    MAX_CELL_BYTES,
+    MAX_ROWS,
+    Block,
+    ParquetTable,
+    open_parquet,
+)
 from diffedit_batch.errors import ManifestError, RowError
+from diffedit_batch.redact import redact
 from diffedit_batch.schema import EditRequest, ImageRef
 
 _SHOWN = 5
@@ -81,20 +86,30 @@ class Manifest:
         problems: list[str] = []
         first: pa.Schema | None = None
         for file in self.files:
-            with _open(file, self.uri) as parquet:
-                self.num_rows += parquet.metadata.num_rows
-                schema = parquet.schema_arrow
+            try:
+                with open_parquet(file) as table:
+                    self.num_rows += table.num_rows
+                    schema = table.schema
+            except ManifestError as error:
+                problems += [f"{file}: {problem}" for problem in error.problems]
+                continue
+            except OSError as error:
+                problems.append(f"{file}: cannot be opened: {error}")
+                continue
             if first is None:
                 first = schema
-                self._columns, self._overrides, problems = resolve_columns(
+                self._columns, self._overrides, found = resolve_columns(
                     schema, config.input.columns
                 )
+                problems += found
             elif schema.names != first.names:
                 problems.append(f"{file} has other columns than {self.files[0]}")
             elif not schema.equals(first, check_metadata=True):
                 problems += _type_problems(file, schema, first, config.input.columns)
             used = {*self._columns.values(), *self._overrides.values()}
             self.carried_schema = pa.schema([f for f in first if f.name not in used])
+        if self.num_rows > MAX_ROWS:
+            problems.append(f"{self.num_rows:,} rows are more than {MAX_ROWS:,}; cut it in several")
         if not problems:
             problems += self._id_problems()
         if problems:
@@ -118,9 +133,9 @@ class Manifest:
         """
         seen_ids: Counter[str] = Counter()
         for file in self.files:
-            with _open(file, self.uri) as parquet:
-                for row_group in range(parquet.num_row_groups):
-                    yield from self._rows_of(parquet, file, row_group, seen_ids)
+            with open_parquet(file) as table:
+                for row_group in range(table.num_row_groups):
+                    yield from self._rows_of(table, file, row_group, seen_ids)
 
     def _id_problems(self) -> list[str]:
         column = self._columns.get("id")
@@ -129,10 +144,12 @@ class Manifest:
         seen: set[bytes] = set()
         repeated: Counter[str] = Counter()
         num_null = 0
+        problems: list[str] = []
         for file in self.files:
-            with _open(file, self.uri) as parquet:
-                for batch in self._batches(parquet, file, columns=[column]):
-                    for value in batch.column(0).to_pylist():
+            with open_parquet(file) as table:
+                for block in self._blocks(table, file, [column]):
+                    problems += list(block.too_large.values())[: _SHOWN - len(problems)]
+                    for value in block.rows.column(0).to_pylist():
                         if value is None or value == "":
                             num_null += 1
                             continue
@@ -142,7 +159,6 @@ class Manifest:
                         if key in seen:
                             repeated[str(value)] += 1
                         seen.add(key)
-        problems = []
         if repeated:
             shown = ", ".join(repr(value) for value in list(repeated)[:_SHOWN])
             more = f" and {len(repeated) - _SHOWN} more" if len(repeated) > _SHOWN else ""
@@ -155,36 +171,39 @@ class Manifest:
         return problems
 
     def _rows_of(
-        self, parquet: pq.ParquetFile, file: str, row_group: int, seen_ids: Counter[str]
+        self, table: ParquetTable, file: str, row_group: int, seen_ids: Counter[str]
     ) -> Iterator[ManifestRow]:
         used = {*self._columns.values(), *self._overrides.values()}
-        carried_names = [n for n in parquet.schema_arrow.names if n not in used]
-        holds_bytes = any(
-            not is_string(parquet.schema_arrow.field(self._columns[name]).type)
-            for name in ("image", "mask")
-            if name in self._columns
-        )
-        start = 0
-        for batch in self._batches(
-            parquet, file, batch_size=64 if holds_bytes else 4096, row_groups=[row_group]
-        ):
-            ours = batch.select([*used]).to_pydict()
-            carried = batch.select(carried_names)
-            carried = carried.cast(pa.schema([f.remove_metadata() for f in carried.schema]))
-            for number in range(batch.num_rows):
+        carried_names = [n for n in table.schema.names if n not in used]
+        for block in self._blocks(table, file, table.schema.names, row_group):
+            ours = block.rows.select([*used]).to_pydict()
+            carried = block.rows.select(carried_names)
+            for number in range(block.rows.num_rows):
                 values = {k: ours[theirs][number] for k, theirs in self._columns.items()}
                 overrides = {k: ours[theirs][number] for k, theirs in self._overrides.items()}
-                cell = ImageRef(file=file, row_group=row_group, row=start + number)
-                yield self._row(values, overrides, cell, carried.slice(number, 1), seen_ids)
-            start += batch.num_rows
+                cell = ImageRef(file=file, row_group=row_group, row=block.start + number)
+                yield self._row(
+                    values,
+                    overrides,
+                    cell,
+                    carried.slice(number, 1),
+                    seen_ids,
+                    block.too_large.get(number),
+                )
 
-    def _batches(
-        self, parquet: pq.ParquetFile, file: str, **selection: Any
-    ) -> Iterator[pa.RecordBatch]:
+    def _blocks(
+        self, table: ParquetTable, file: str, columns: list[str], row_group: int | None = None
+    ) -> Iterator[Block]:
+        # An image may be as large as an image file, and have its path beside it.
+        max_bytes = {
+            self._columns[name]: self._config.input.max_bytes + MAX_CELL_BYTES
+            for name in ("image", "mask")
+            if name in self._columns
+        }
+        groups = range(table.num_row_groups) if row_group is None else [row_group]
         try:
-            for batch in parquet.iter_batches(**selection):
-                batch.validate(full=True)  # text that is not UTF-8 passes the reader
-                yield batch
+            for group in groups:
+                yield from table.blocks(group, columns, max_bytes)
         except (OSError, pa.ArrowException) as error:
             raise ManifestError(f"manifest {self.uri}", [f"{file} is broken: {error}"]) from None
 
@@ -195,6 +214,7 @@ class Manifest:
         cell: ImageRef,
         carried: pa.RecordBatch,
         seen_ids: Counter[str],
+        too_large: str | None,
     ) -> ManifestRow:
         image = self._image(values.get("image"), "image", cell)
         mask = self._image(values.get("mask"), "mask", cell)
@@ -204,13 +224,15 @@ class Manifest:
         row_id = values.get("id")
         if row_id is None:
             said = texts | concepts
-            content = [image.name or image.key, mask.name or mask.key, said, overrides]
+            content = [image.path or image.key, mask.path or mask.key, said, overrides]
             digest = fingerprint([*content, values.get("seed")])[:16]
             row_id = f"{PurePath(image.name).stem or 'row'}-{digest}"
             seen_ids[row_id] += 1
             if seen_ids[row_id] > 1:
                 row_id = f"{row_id}-{seen_ids[row_id]}"
         request, error = None, image.error or mask.error
+        if too_large is not None:
+            error = RowError("manifest", "CellTooLarge", too_large)
         asked: dict[str, Any] = {
             name: cell if isinstance(cell, list) else [cell]
             for name, cell in texts.items()
@@ -310,7 +332,7 @@ class Manifest:
                 None, "", "", "", RowError("manifest", "ImageMissing", "the image cell is empty")
             )
         try:
-            uri, key = look_up(path, self._root)
+            uri, key = look_up(path, self._root, self._config.input)
         except RowError as error:
             return _Found(None, "", path, "", error)
         return _Found(ImageRef(uri), key, path, uri)
@@ -318,11 +340,18 @@ class Manifest:
 
 @dataclass(frozen=True)
 class _Found:
+    """Where an image is: reference, key of its content, path as written, what rows share it."""
+
     ref: ImageRef | None
     key: str
-    name: str
+    path: str
     group: str
     error: RowError | None = None
+
+    @property
+    def name(self) -> str:
+        """The path for people to see: of a URI, without what may be secret."""
+        return redact(self.path) if "://" in self.path else self.path
 
 
 def _fill_in(
@@ -358,11 +387,3 @@ def _type_problems(
         except pa.ArrowException:
             problems.append(f"column {field.name!r} has type {field.type}, elsewhere {other.type}")
     return [f"{file}: {problem}" for problem in problems]
-
-
-def _open(file: str, uri: str) -> pq.ParquetFile:
-    try:
-        source = fsspec.open(file, "rb").open()
-        return pq.ParquetFile(source)
-    except (OSError, pa.ArrowException) as error:
-        raise ManifestError(f"manifest {uri}", [f"{file} is not Parquet: {error}"]) from None

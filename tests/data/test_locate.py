@@ -1,10 +1,13 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 
-from diffedit_batch.data.locate import find_manifest, image_root, look_up
+from diffedit_batch.config import InputConfig
+from diffedit_batch.data.locate import find_manifest, image_root
+from diffedit_batch.data.locate import look_up as look_up_with
 from diffedit_batch.errors import ConfigError, RowError
 
 OUTSIDE = [
@@ -48,6 +51,10 @@ def remote(tmp_path: Path) -> str:
     fs.pipe_file(f"memory://{tmp_path.name}/secret.png", b"secret")
     fs.pipe_file(f"{uri}-2/c.png", b"neighbour")
     return uri
+
+
+def look_up(path: str, root: str, **options: Any) -> tuple[str, str]:
+    return look_up_with(path, root, InputConfig(manifest="m.parquet", **options))
 
 
 def refusal(path: str, root: str) -> tuple[str, str]:
