@@ -116,8 +116,6 @@ def resolve_columns(
 
 
 def _has_type(kind: pa.DataType, ours: str) -> bool:
-    if types.is_dictionary(kind):
-        kind = kind.value_type
     if ours in ("image", "mask"):
         if types.is_struct(kind):
             fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}

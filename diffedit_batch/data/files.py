@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
@@ -56,7 +57,7 @@ def stat_key(uri: str, max_bytes: int) -> str:
             info: dict[str, Any] = fs.info(path)
             stamp = next((info[name] for name in _STAMPS if info.get(name)), None)
             return f"{info['size']}:{stamp}"
-        status = os.stat(uri)
+        status = Path(uri).stat()
         return f"{status.st_size}:{status.st_mtime_ns}"
 
 
@@ -81,7 +82,7 @@ def _open_local(path: str) -> Iterator[BinaryIO]:
     looked at. Without `O_NONBLOCK` opening a pipe would wait for its other end.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise RowError("load", "ImageUnreadable", f"{path!r} is not a regular file")
         yield file

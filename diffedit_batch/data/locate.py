@@ -93,9 +93,12 @@ def _resolve(path: str, root: str, allowed_schemes: Sequence[str]) -> str:
             f"{uri!r} was written with a user or password; they belong in the environment",
         )
     scheme, _, name = uri.partition("://")
-    name = name.partition("?")[0] if scheme in web.SCHEMES else name
-    # fsspec would open "::" as a chain of filesystems; servers may resolve what is escaped.
-    if "::" in uri or posixpath.normpath(unquote(name)) != unquote(name).rstrip("/"):
+    if scheme in web.SCHEMES:
+        name = name.partition("?")[0]
+    elif "::" in uri:  # fsspec would open it as a chain of filesystems
+        raise outside
+    # Servers may resolve what is escaped.
+    if posixpath.normpath(unquote(name)) != unquote(name).rstrip("/"):
         raise outside
     if uri.startswith(f"{root}/"):
         return uri

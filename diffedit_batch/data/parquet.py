@@ -84,7 +84,7 @@ class ParquetTable:
     """An open Parquet file that was found to be of plain types and bounded size.
 
     Attributes:
-        schema: its columns.
+        schema: its columns, dictionaries as the plain values they are read as.
         num_rows: all rows.
         num_row_groups: the pieces it is read in.
     """
@@ -98,10 +98,11 @@ class ParquetTable:
             )
         except (pa.ArrowException, OSError) as error:
             raise ManifestError(name, [f"is not Parquet: {error}"]) from None
-        self.schema: pa.Schema = self._file.schema_arrow
+        stored: pa.Schema = self._file.schema_arrow
+        self.schema = pa.schema([(field.name, _decoded(field.type)) for field in stored])
         self.num_rows: int = self._file.metadata.num_rows
         self.num_row_groups: int = self._file.num_row_groups
-        problems = _type_problems(self.schema)
+        problems = _type_problems(stored)
         if check_sizes:
             problems += _size_problems(self._file.metadata)
         if problems:
@@ -119,7 +120,7 @@ class ParquetTable:
     def blocks(
         self, row_group: int, columns: list[str], max_bytes: Mapping[str, int]
     ) -> Iterator[Block]:
-        """Columns of a row group, in blocks of some megabytes; dictionaries come as plain values.
+        """Columns of a row group, in blocks of some megabytes.
 
         Args:
             row_group: its number.
@@ -141,7 +142,7 @@ class ParquetTable:
         batches = self._with_dictionaries(lists).iter_batches(
             max(1, min(_BATCH_ROWS, batch_rows)), row_groups=[row_group], columns=columns
         )
-        kinds = [_decoded(self.schema.field(name).type) for name in columns]
+        kinds = [self.schema.field(name).type for name in columns]
         limits = np.array([max_bytes.get(name, MAX_CELL_BYTES) for name in columns])
         start = 0
         for batch in batches:
@@ -230,20 +231,21 @@ def _cell_bytes(array: pa.Array) -> NDArray[np.int64]:
     kind = array.type
     if types.is_dictionary(kind):
         sizes = np.append(_cell_bytes(array.dictionary), 0)
-        return sizes[array.indices.fill_null(len(sizes) - 1).to_numpy(zero_copy_only=False)]
+        indices = array.indices.cast(pa.int64()).fill_null(len(sizes) - 1)
+        return np.asarray(sizes[indices.to_numpy(zero_copy_only=False)], np.int64)
     if is_string(kind) or is_binary(kind):
         lengths = pc.binary_length(array).fill_null(0).to_numpy(zero_copy_only=False)
-        return lengths.astype(np.int64)
+        return np.asarray(lengths, np.int64)
     if types.is_struct(kind):
         parts = [_cell_bytes(array.field(number)) for number in range(kind.num_fields)]
-        return np.sum(parts, axis=0, dtype=np.int64) if parts else np.zeros(len(array), np.int64)
+        return np.asarray(sum(parts, np.zeros(len(array), np.int64)))
     if types.is_list(kind) or types.is_large_list(kind):
         sums = np.append(0, np.cumsum(_cell_bytes(array.values)))
-        return np.diff(sums[array.offsets.to_numpy()])
+        return np.asarray(np.diff(sums[array.offsets.to_numpy()]), np.int64)
     if types.is_fixed_size_list(kind):
         length, start = kind.list_size, array.offset * kind.list_size
         values = array.values.slice(start, len(array) * length)
-        return _cell_bytes(values).reshape(len(array), length).sum(axis=1)
+        return np.asarray(_cell_bytes(values).reshape(len(array), length).sum(axis=1))
     width = 0 if types.is_null(kind) else -(-kind.bit_width // 8)
     return np.full(len(array), width, np.int64)
 

@@ -20,11 +20,17 @@ OUTSIDE = [
     "link-to-file.png",
     "a\0.png",
     "\0",
+    "s3://bucket/a.png::file",
+]
+ELSEWHERE = [
     "file:///etc/passwd",
-    "s3://bucket/a.png",
+    "local:///etc/passwd",
+    "memory://bucket/a.png",
+    "ftp://host/a.png",
+    "S3://bucket/a.png",
     "http://169.254.169.254/latest/",
     "http://[::ffff:169.254.169.254]/",
-    "http://2130706433/",
+    "https://2130706433/",
 ]
 
 
@@ -79,6 +85,12 @@ def test_paths_that_leave_the_root_are_refused(root: Path, path: str) -> None:
     assert refusal(path, str(root)) == ("manifest", "PathOutsideRoot")
 
 
+@pytest.mark.parametrize("path", ELSEWHERE)
+def test_schemes_are_refused_that_are_not_allowed(root: Path, remote: str, path: str) -> None:
+    for start in (str(root), remote):
+        assert refusal(path, start) == ("manifest", "SchemeNotAllowed")
+
+
 def test_missing_file_is_told_from_a_forbidden_one(root: Path) -> None:
     assert refusal("a/no.png", str(root)) == ("load", "ImageNotFound")
 
@@ -126,8 +138,9 @@ def test_paths_that_leave_a_remote_root_are_refused(remote: str, path: str) -> N
 
 
 def test_neighbours_of_a_remote_root_are_refused(remote: str) -> None:
-    for path in (f"{remote}-2/c.png", f"{remote}/../secret.png", remote.replace("memory", "s3")):
-        assert refusal(path, remote) == ("manifest", "PathOutsideRoot")
+    assert refusal(f"{remote}/../secret.png", remote) == ("manifest", "PathOutsideRoot")
+    assert refusal(f"{remote}/%2e%2e/secret.png", remote) == ("manifest", "PathOutsideRoot")
+    assert refusal(f"{remote}-2/c.png", remote) == ("manifest", "SchemeNotAllowed")
 
 
 def test_missing_remote_file(remote: str) -> None:
