@@ -151,7 +151,7 @@ class ParquetTable:
             is_large = sizes > limits[:, None]
             for first, end in _cuts(np.where(is_large, 0, sizes).sum(axis=0)):
                 cells = [
-                    _without(array.slice(first, end - first), gone[first:end]).cast(kind)
+                    _taken(array, first, end, gone).cast(kind)
                     for array, gone, kind in zip(arrays, is_large, kinds, strict=True)
                 ]
                 rows = pa.RecordBatch.from_arrays(cells, columns)
@@ -250,11 +250,12 @@ def _cell_bytes(array: pa.Array) -> NDArray[np.int64]:
     return np.full(len(array), width, np.int64)
 
 
-def _without(array: pa.Array, gone: NDArray[np.bool_]) -> pa.Array:
-    """The array with null where `gone` is true."""
-    if not gone.any():
+def _taken(array: pa.Array, first: int, end: int, gone: NDArray[np.bool_]) -> pa.Array:
+    """Some rows of an array, with null where `gone` is true."""
+    if end - first == len(array) and not gone.any():
         return array
-    return array.take(pa.array(np.arange(len(array)), mask=gone))
+    # A copy, because casting a slice of a list casts the values of all of it.
+    return array.take(pa.array(np.arange(first, end), mask=gone[first:end]))
 
 
 def _cuts(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

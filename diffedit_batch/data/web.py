@@ -25,8 +25,8 @@ _SILENCE_S = 20.0
 _TOTAL_S = 120.0
 _CHUNK = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
-_METADATA = ipaddress.ip_network("168.63.129.16/32")
-"""Azure's platform service: a public address that answers inside only."""
+_INSIDE = [ipaddress.ip_network(text) for text in ("168.63.129.16/32", "192.0.0.0/24")]
+"""Azure's platform service, which looks public; what Oracle's uses, global to some Pythons."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -74,8 +74,9 @@ def is_public(address: str) -> bool:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
         if ip.teredo or ip.is_site_local:
             return False
-    is_special = ip.is_multicast or ip.is_unspecified or ip.is_reserved or ip in _METADATA
-    return ip.is_global and not is_special
+    if ip.is_multicast or ip.is_unspecified or ip.is_reserved:
+        return False
+    return ip.is_global and not any(ip in network for network in _INSIDE)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -158,7 +159,8 @@ def _answer(url: str) -> Iterator[http.client.HTTPResponse]:
         query = quote(parts.query, safe="/%:@!$&'()*+,;=~?")
         headers = {"Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
         connection.request("GET", f"{target}?{query}" if query else target, headers=headers)
-        yield connection.getresponse()
+        with connection.getresponse() as response:
+            yield response
     except (OSError, http.client.HTTPException, ValueError):
         if is_late.is_set():
             raise TimeoutError(f"took more than {_TOTAL_S:.0f} s") from None
