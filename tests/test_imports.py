@@ -67,6 +67,26 @@ def test_imports_follow_the_direction(path: Path) -> None:
         assert not name.startswith("ray.data"), "reading a crafted Parquet with it can run code"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_parquet_is_opened_in_one_place(path: Path) -> None:
+    if path == PACKAGE / "data" / "parquet.py" or home(path) == "evaluation":  # reads its own
+        return
+    names = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    readers = {
+        "ParquetFile",
+        "ParquetDataset",
+        "read_table",
+        "read_parquet",
+        "read_schema",
+        "dataset",
+    }
+    assert not names & readers, "use data.parquet.open_parquet"
+
+
 def loaded_by(statement: str) -> set[str]:
     code = f"{statement}; import sys; print(*sys.modules)"
     output = subprocess.run(

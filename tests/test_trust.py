@@ -86,9 +86,9 @@ def test_pickled_column_never_executes(tmp_path: Path, before: str) -> None:
     others = {"status": 5, "sheet": "ManifestError"}
     assert json.loads(codes) == {name: others.get(name, 2) for name in commands}
     assert is_clean == "True", "the job has imported ray.data"
-    for number, text in enumerate(done.stderr.split("[")[1:]):
-        column = ["note"] * 3 + ["source_prompt"] * 3 + ["prompts", "status", "status"]
-        assert f"column '{column[number]}': extension types are refused" in text
+    named = ["note"] * 3 + ["source_prompt"] * 3 + ["prompts", "status", "status"]
+    for column, text in zip(named, done.stderr.split("[")[1:], strict=True):
+        assert f"column '{column}': extension types are refused" in text
     assert not marker.exists()
     assert not (tmp_path / "note" / "output").exists()
 
