@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from diffedit_batch.errors import ConfigError
+from diffedit_batch.redact import has_credentials, is_signed
 
 ALGORITHM_VERSION = 1
 """Part of every fingerprint: raise it when the same inputs give other pixels."""
@@ -181,6 +182,12 @@ class InputConfig(Section):
 
     manifest: str = Field(description="Parquet file, folder or glob; local or s3://, gs://, ...")
     image_root: str | None = Field(None, description="null: the manifest's folder")
+    allowed_schemes: list[Literal["s3", "gs", "http", "https"]] = Field(
+        ["s3", "gs"], description="of image URIs that are not under image_root"
+    )
+    image_key: Literal["stat", "content"] = Field(
+        "stat", description="what tells that an image file changed: size and age, or a hash of it"
+    )
     columns: dict[str, str] = Field(
         default_factory=dict, description="our name: the manifest's name"
     )
@@ -190,12 +197,23 @@ class InputConfig(Section):
         None, ge=8, description="px; working sizes are multiples of it; null: what the UNet halves"
     )
 
+    @field_validator("manifest", "image_root")
+    @classmethod
+    def _holds_no_secret(cls, uri: str | None) -> str | None:
+        return _without_secret(uri)
+
 
 class OutputConfig(Section):
     """Where results go, and how many rows may fail."""
 
     uri: str = Field(description="folder, local or s3://, gs://, ...")
     max_failed_fraction: float = Field(0.1, ge=0, le=1)
+
+    @field_validator("uri")
+    @classmethod
+    def _holds_no_secret(cls, uri: str) -> str:
+        _without_secret(uri)
+        return uri
 
 
 class EngineConfig(Section):
@@ -249,6 +267,15 @@ class JobConfig(Section):
             if Path(section.id).expanduser().is_dir():
                 models[name] = section.model_copy(update={"id": _absolute(section.id)})
         return self.model_copy(update={"output": output, **models})
+
+
+def _without_secret(uri: str | None) -> str | None:
+    if uri is not None and (has_credentials(uri) or is_signed(uri)):
+        raise ValueError(
+            "holds a password or signature, which would end up in records and logs; leave them to"
+            " the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, roles)"
+        )
+    return uri
 
 
 def _absolute(path: str) -> str:

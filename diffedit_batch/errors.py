@@ -15,14 +15,19 @@
 
 from collections.abc import Sequence
 
+from diffedit_batch.redact import redact
+
 STAGES = ("manifest", "prompts", "captions", "load", "edit", "worker")
 """Where a row may fail."""
 
 
 class DiffEditError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose; messages are bare of secrets in URIs."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class ProblemsError(DiffEditError):
@@ -31,7 +36,7 @@ class ProblemsError(DiffEditError):
     exit_code = 2
 
     def __init__(self, what: str, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
+        self.problems = [redact(problem) for problem in problems]
         super().__init__(what + "".join(f"\n  - {problem}" for problem in self.problems))
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ import pytest
 import diffedit_batch
 
 PACKAGE = Path(diffedit_batch.__file__).parent
-EVERYBODY = {"errors", "schema", "config", "__init__"}
+EVERYBODY = {"errors", "schema", "config", "redact", "__init__"}
 ALLOWED: dict[str, set[str]] = {
     "core": set(),
     "models": {"core"} | EVERYBODY,
@@ -20,9 +20,10 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"data"} | EVERYBODY,
     "runtime": {"engine", "models", "data"} | EVERYBODY,
     "evaluation": {"engine", "models", "core", "data", "demo"} | EVERYBODY,
-    "config": {"errors"},
+    "config": {"errors", "redact"},
     "schema": {"config"},
-    "errors": set(),
+    "errors": {"redact"},
+    "redact": set(),
     "cli": {"runtime", "demo", "report", "flags"} | EVERYBODY,
     "flags": {"runtime"} | EVERYBODY,
     "benchmark": {"runtime", "models", "data"} | EVERYBODY,
@@ -67,6 +68,26 @@ def test_imports_follow_the_direction(path: Path) -> None:
         elif top in LIBRARIES:
             assert mine in LIBRARIES[top], f"{mine} must not import {name}"
         assert not name.startswith("ray.data"), "reading a crafted Parquet with it can run code"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_parquet_is_opened_in_one_place(path: Path) -> None:
+    if path == PACKAGE / "data" / "parquet.py" or home(path) == "evaluation":  # reads its own
+        return
+    names = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    readers = {
+        "ParquetFile",
+        "ParquetDataset",
+        "read_table",
+        "read_parquet",
+        "read_schema",
+        "dataset",
+    }
+    assert not names & readers, "use data.parquet.open_parquet"
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -1,8 +1,4 @@
-"""Which columns a manifest must and may have, and of which types.
-
-Only plain types are read. Extension types are refused, nested ones too: with the wrong library
-imported, reading one can run code.
-"""
+"""Which columns a manifest must and may have, and of which types."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +6,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 from pyarrow import types
 
+from diffedit_batch.data.parquet import is_binary, is_string
 from diffedit_batch.schema import (
     EDIT_PARAMETERS,
     INPUT_COLUMNS,
@@ -28,7 +25,6 @@ TEXT_COLUMNS = (
     "negative_prompt",
     "source_negative_prompt",
 )
-_EXTENSION_KEY = b"ARROW:extension:name"
 _EXPECTED = {
     "id": "expected text or integers",
     "image": "expected text (a path), bytes, or a struct of bytes and path",
@@ -57,13 +53,8 @@ def resolve_columns(
     Returns:
         Manifest names by our names, manifest names by edit parameter, problems.
     """
-    problems = [
-        f"column {field.name}: {problem}"
-        for field in schema
-        if (problem := _plain_type_problem(field))
-    ]
     known = {*INPUT_COLUMNS, *EDIT_PARAMETERS}
-    problems += [
+    problems = [
         f"input.columns.{ours}: no such column of ours; known are"
         f" {', '.join(INPUT_COLUMNS)} and the keys of edit"
         for ours in mapping
@@ -124,25 +115,14 @@ def resolve_columns(
     return columns, overrides, problems
 
 
-def is_string(kind: pa.DataType) -> bool:
-    """Whether a type holds text."""
-    return bool(types.is_string(kind) or types.is_large_string(kind))
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-
 def _has_type(kind: pa.DataType, ours: str) -> bool:
-    if types.is_dictionary(kind):
-        kind = kind.value_type
     if ours in ("image", "mask"):
         if types.is_struct(kind):
             fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
             path = fields.get("path", pa.null())
             has_path = is_string(path) or types.is_null(path)
-            return "bytes" in fields and _is_binary(fields["bytes"]) and has_path
-        return is_string(kind) or _is_binary(kind)
+            return "bytes" in fields and is_binary(fields["bytes"]) and has_path
+        return is_string(kind) or is_binary(kind)
     if ours == "id":
         return is_string(kind) or types.is_integer(kind)
     if ours == "seed":
@@ -155,28 +135,3 @@ def _has_type(kind: pa.DataType, ours: str) -> bool:
     if ours in TEXT_COLUMNS and (types.is_list(kind) or types.is_large_list(kind)):
         kind = kind.value_type
     return is_string(kind)
-
-
-def _plain_type_problem(field: pa.Field) -> str:
-    """Why a column's type may not be read; empty where it may."""
-    kind = field.type
-    if isinstance(kind, pa.BaseExtensionType) or _EXTENSION_KEY in (field.metadata or {}):
-        return "extension types are refused; write it as a plain type"
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    if types.is_nested(kind):
-        if types.is_map(kind) or types.is_union(kind):
-            return f"type {kind} is not supported"
-        children = [kind.field(i) for i in range(kind.num_fields)]
-        return next((p for p in map(_plain_type_problem, children) if p), "")
-    is_plain = (
-        is_string(kind)
-        or _is_binary(kind)
-        or types.is_integer(kind)
-        or types.is_floating(kind)
-        or types.is_boolean(kind)
-        or types.is_temporal(kind)
-        or types.is_null(kind)
-        or types.is_decimal(kind)
-    )
-    return "" if is_plain else f"type {kind} is not supported"

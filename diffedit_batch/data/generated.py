@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffedit_batch.config import fingerprint
+from diffedit_batch.data.parquet import open_parquet
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.errors import ManifestError, RowError
 
@@ -231,11 +232,13 @@ class TextTable:
         full = self._storage.full(path)
         needed = {*self.kind.keys, self.kind.column}
         try:
-            parquet = pq.ParquetFile(io.BytesIO(self._storage.read(path)))
-            columns = set(self.kind.schema.names).intersection(parquet.schema_arrow.names)
-            table = parquet.read(columns=sorted(columns))
+            with open_parquet(io.BytesIO(self._storage.read(path))) as parquet:
+                columns = set(self.kind.schema.names).intersection(parquet.schema.names)
+                table = parquet.read(sorted(columns))
+        except ManifestError as error:
+            raise ManifestError(full, error.problems) from None
         except (pa.ArrowException, OSError) as error:
-            raise ManifestError(full, [f"is not Parquet: {error}"]) from None
+            raise ManifestError(full, [f"is broken: {error}"]) from None
         if missing := needed - columns:
             raise ManifestError(full, [f"column {name!r} is missing" for name in sorted(missing)])
         problems = []

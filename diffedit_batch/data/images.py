@@ -7,19 +7,16 @@ becomes white; metadata is not kept.
 
 import functools
 import io
-import stat
 import warnings
-from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from diffedit_batch.errors import RowError
+from diffedit_batch.data.files import read_file
+from diffedit_batch.data.parquet import open_parquet
+from diffedit_batch.errors import ManifestError, RowError
 from diffedit_batch.schema import ImageRef
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -63,39 +60,22 @@ def encode_png(picture: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
 
 
 def _read_bytes(ref: ImageRef, max_bytes: int) -> bytes:
-    if not ref.uri:
-        try:
-            data = bytes(_column(ref.file, ref.row_group, ref.column)[ref.row].as_py() or b"")
-        except (OSError, pa.ArrowException) as error:
-            raise RowError("load", "ImageUnreadable", f"{ref.file}: {error}") from error
-        size = len(data)
-    else:
-        try:
-            if "://" in ref.uri:
-                fs, path = fsspec.core.url_to_fs(ref.uri)
-                size = int(fs.size(path) or 0)
-            else:
-                # Not by url_to_fs: it would read "::" in a name as a chain of filesystems.
-                fs, path = LocalFileSystem(), ref.uri
-                status = Path(ref.uri).stat()
-                if not stat.S_ISREG(status.st_mode):
-                    raise RowError("load", "ImageUnreadable", f"{ref.uri!r} is not a regular file")
-                size = status.st_size
-            if size <= max_bytes:
-                with fs.open(path, "rb") as file:
-                    data = file.read(max_bytes + 1)
-        except FileNotFoundError:
-            raise RowError("load", "ImageNotFound", f"no file {ref.uri!r}") from None
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise RowError("load", "ImageUnreadable", f"{ref.uri!r}: {reason}") from error
-    if size > max_bytes:
+    if ref.uri:
+        return read_file(ref.uri, max_bytes)
+    try:
+        cell = _column(ref.file, ref.row_group, ref.column)[ref.row]
+        if isinstance(cell, pa.DictionaryScalar):
+            cell = cell.value
+        buffer = cell.as_buffer() if cell.is_valid else b""
+    except (OSError, pa.ArrowException, ManifestError) as error:
+        raise RowError("load", "ImageUnreadable", f"{ref.file}: {error}") from error
+    if len(buffer) > max_bytes:
         raise RowError(
             "load",
             "ImageTooLarge",
-            f"{size:,} bytes, more than input.max_bytes {max_bytes:,}",
+            f"{len(buffer):,} bytes, more than input.max_bytes {max_bytes:,}",
         )
-    return data
+    return bytes(buffer)
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
@@ -149,10 +129,5 @@ def _to_rgb(image: Image.Image, ground: str = "white") -> Image.Image:
 @functools.lru_cache(maxsize=2)
 def _column(file: str, row_group: int, column: str) -> pa.ChunkedArray:
     """One binary column of one row group, kept for the neighbours that are read next."""
-    with fsspec.open(file, "rb") as source:
-        table = pq.ParquetFile(source).read_row_group(row_group, columns=[column])
-    values = table.column(0)
-    # Only what follows the column's own name, which may hold dots too, is a path into it.
-    for name in column.removeprefix(table.column_names[0]).split(".")[1:]:
-        values = pa.chunked_array([chunk.field(name) for chunk in values.chunks])
-    return values
+    with open_parquet(file) as table:
+        return table.leaf(row_group, column)

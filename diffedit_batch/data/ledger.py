@@ -9,6 +9,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from diffedit_batch.data.parquet import ParquetTable, open_parquet
 from diffedit_batch.data.storage import Storage
-from diffedit_batch.errors import StorageError
+from diffedit_batch.errors import ManifestError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +116,8 @@ class Ledger:
         """Why columns carried from a manifest cannot stand beside those of earlier runs."""
         problems = []
         for part in self._storage.names("results", ".parquet")[-1:]:
-            with self._storage.fs.open(self._storage.full(f"results/{part}"), "rb") as file:
-                there = pq.ParquetFile(file).schema_arrow
+            with self._open(part) as table:
+                there = table.schema
             for new in carried:
                 if new.name not in there.names:
                     continue
@@ -233,13 +235,22 @@ class Ledger:
             yield part, self._read(part, columns)
 
     def _read(self, part: str, columns: list[str] | None = None) -> pa.Table:
+        with self._open(part) as table:
+            return table.read(columns or table.schema.names)
+
+    @contextmanager
+    def _open(self, part: str) -> Iterator[ParquetTable]:
+        path = self._storage.full(f"results/{part}")
         try:
-            with self._storage.fs.open(self._storage.full(f"results/{part}"), "rb") as file:
-                table = pq.ParquetFile(file).read(columns=columns)
-                return table.select(columns) if columns else table
-        except (pa.ArrowException, OSError, KeyError) as error:
+            with (
+                self._storage.fs.open(path, "rb") as file,
+                open_parquet(file, check_sizes=False) as table,
+            ):
+                yield table
+        except (pa.ArrowException, OSError, KeyError, ManifestError) as error:
+            reason = "; ".join(error.problems) if isinstance(error, ManifestError) else error
             raise StorageError(
-                f"cannot read {self._storage.uri}/results/{part}: {error}."
+                f"cannot read {self._storage.uri}/results/{part}: {reason}."
                 " It was not written by this job; move it away."
             ) from error
 

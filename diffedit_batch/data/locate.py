@@ -1,15 +1,18 @@
-"""Where the files of a manifest are, and where its image paths lead: under the root only."""
+"""Where the files of a manifest are, and where its image paths lead."""
 
 import posixpath
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from diffedit_batch.config import InputConfig
+from diffedit_batch.data import web
+from diffedit_batch.data.files import content_key, stat_key
 from diffedit_batch.errors import ConfigError, ManifestError, RowError
-
-_STAMPS = ("ETag", "etag", "md5Hash", "mtime", "last_modified", "LastModified", "created")
-"""What tells two contents of one size apart, in the words of different filesystems."""
+from diffedit_batch.redact import has_credentials
 
 
 def find_manifest(uri: str) -> tuple[list[str], str]:
@@ -46,11 +49,13 @@ def _is_hidden(file: str, start: str) -> bool:
 
 
 def image_root(root: str) -> str:
-    """The folder all images must be under, as `look_up` takes it.
+    """The folder images are under, as `look_up` takes it.
 
     Raises:
         ConfigError: no filesystem is known for it.
     """
+    if root.partition("://")[0] in web.SCHEMES:
+        return root.rstrip("/")
     try:
         fs, path = fsspec.core.url_to_fs(root)
     except (ImportError, ValueError) as error:
@@ -58,45 +63,61 @@ def image_root(root: str) -> str:
     return str(Path(path).resolve()) if isinstance(fs, LocalFileSystem) else root.rstrip("/")
 
 
-def look_up(path: str, root: str) -> tuple[str, str]:
-    """The full URI of an image path and a key of its content by size and age.
+def look_up(path: str, root: str, config: InputConfig) -> tuple[str, str]:
+    """The full path or URI of an image, and a key of its content as `input.image_key` says.
 
     Raises:
-        RowError: it is not there, or not under the root.
+        RowError: it is not there, or not where images may be: under the root, or behind a URI of
+            `input.allowed_schemes`.
     """
+    uri = _resolve(path, root, config.allowed_schemes)
+    key = content_key if config.image_key == "content" else stat_key
+    return uri, key(uri, config.max_bytes)
+
+
+def _resolve(path: str, root: str, allowed_schemes: Sequence[str]) -> str:
     outside = RowError(
         "manifest",
         "PathOutsideRoot",
-        f"{path!r} is not under {root}; set input.image_root to a folder above all images",
+        f"{path[:200]!r} is not under {root}; set input.image_root to a folder above all images",
     )
     if "\0" in path:
         raise outside
-    if "://" in root:
-        if "::" in path:  # fsspec would open it as a chain of filesystems
-            raise outside
-        uri = path if "://" in path else f"{root}/{path}"
-        if posixpath.normpath(uri.partition("://")[2]) != uri.partition("://")[2] or not (
-            uri.startswith(f"{root}/")
-        ):
-            raise outside
-        fs, name = fsspec.core.url_to_fs(uri)
-        try:
-            info = fs.info(name)
-        except FileNotFoundError:
-            raise RowError("load", "ImageNotFound", f"no file {uri!r}") from None
-        except OSError as error:
-            raise RowError("load", "ImageUnreadable", f"{uri[:200]!r}: {error}") from None
-        stamp = next((info[name] for name in _STAMPS if info.get(name)), None)
-        return uri, f"{info['size']}:{stamp}"
-    if "://" in path:
+    if "://" not in path and "://" not in root:
+        return _resolve_local(path, root, outside)
+    uri = path if "://" in path else f"{root}/{path}"
+    if has_credentials(uri):
+        raise RowError(
+            "manifest",
+            "CredentialsInUri",
+            f"{uri!r} was written with a user or password; they belong in the environment",
+        )
+    scheme, _, name = uri.partition("://")
+    if scheme in web.SCHEMES:
+        name = name.partition("?")[0]
+    elif "::" in uri:  # fsspec would open it as a chain of filesystems
         raise outside
+    # Servers may resolve what is escaped.
+    if posixpath.normpath(unquote(name)) != unquote(name).rstrip("/"):
+        raise outside
+    if uri.startswith(f"{root}/"):
+        return uri
+    if "://" not in path:
+        raise outside
+    if scheme not in allowed_schemes:
+        raise RowError(
+            "manifest",
+            "SchemeNotAllowed",
+            f"{uri[:200]!r} is not under {root}, and {scheme} is not in input.allowed_schemes",
+        )
+    return uri
+
+
+def _resolve_local(path: str, root: str, outside: RowError) -> str:
     try:
         resolved = (Path(root) / path).resolve()
         if not resolved.is_relative_to(root):
             raise outside
-        status = resolved.stat()
-    except FileNotFoundError:
-        raise RowError("load", "ImageNotFound", f"no file {path!r} under {root}") from None
     except (OSError, RuntimeError) as error:
         raise RowError("load", "ImageUnreadable", f"{path[:200]!r}: {error}") from None
-    return str(resolved), f"{status.st_size}:{status.st_mtime_ns}"
+    return str(resolved)

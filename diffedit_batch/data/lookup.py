@@ -5,6 +5,7 @@ import os
 import posixpath
 import stat
 
+from diffedit_batch.config import InputConfig
 from diffedit_batch.data.locate import look_up
 
 
@@ -13,26 +14,27 @@ class ImageFiles:
 
     On a local disk folders are resolved once; a plain file below one is then asked for its status
     alone. Whatever is not plain (links, what is missing or outside the root) goes to `look_up`,
-    which also says what is wrong with it. On other filesystems what was said lately is remembered:
-    rows of one image often follow each other. Use one for one pass over the rows.
+    which also says what is wrong with it; what it said lately is remembered, for rows of one image
+    often follow each other. Use one for one pass over the rows.
 
     Args:
         root: the folder all images must be under, as `locate.image_root` gives it.
+        config: what is allowed, and what keys are made of.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, config: InputConfig) -> None:
         self._root = root
-        self._is_remote = "://" in root
-        self._look_up = functools.lru_cache(maxsize=4096)(look_up) if "://" in root else look_up
+        self._is_plain = "://" not in root and config.image_key == "stat"
+        self._look_up = functools.lru_cache(maxsize=4096)(lambda path: look_up(path, root, config))
         self._resolve = functools.lru_cache(maxsize=4096)(self._resolve_folder)
 
     def look_up(self, path: str) -> tuple[str, str]:
-        """The full URI of an image path and a key of its content by size and age.
+        """The full path or URI of an image, and a key of its content.
 
         Raises:
-            RowError: it is not there, or not under the root.
+            RowError: as of `locate.look_up`.
         """
-        if not self._is_remote and "://" not in path:
+        if self._is_plain and "://" not in path:
             folder, name = posixpath.split(path)
             resolved = self._resolve(folder)
             if resolved is not None and name not in ("", ".", ".."):
@@ -44,7 +46,7 @@ class ImageFiles:
                 else:
                     if stat.S_ISREG(status.st_mode):
                         return file, f"{status.st_size}:{status.st_mtime_ns}"
-        return self._look_up(path, self._root)
+        return self._look_up(path)
 
     def _resolve_folder(self, folder: str) -> str | None:
         """The folder without links, or None where it is not under the root."""

@@ -1,26 +1,28 @@
-"""The manifest: the one place that reads Parquet of users, row by row."""
+"""The manifest, checked as a whole and read row by row."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.columns import CONCEPT_COLUMNS, is_string, resolve_columns
+from diffedit_batch.data.columns import CONCEPT_COLUMNS, resolve_columns
 from diffedit_batch.data.generated import Generated
 from diffedit_batch.data.locate import find_manifest, image_root
+from diffedit_batch.data.parquet import (
+    MAX_CELL_BYTES,
+    MAX_ROWS,
+    Block,
+    ParquetTable,
+    open_parquet,
+)
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.data.row_reader import RowReader
 from diffedit_batch.data.where import RowFilter
 from diffedit_batch.errors import ManifestError
-from diffedit_batch.schema import ImageRef
 
 _SHOWN = 5
 
@@ -60,20 +62,30 @@ class Manifest:
         problems: list[str] = []
         first: pa.Schema | None = None
         for file in self.files:
-            with _open(file, self.uri) as parquet:
-                self.num_rows += parquet.metadata.num_rows
-                schema = parquet.schema_arrow
+            try:
+                with open_parquet(file) as table:
+                    self.num_rows += table.num_rows
+                    schema = table.schema
+            except ManifestError as error:
+                problems += [f"{file}: {problem}" for problem in error.problems]
+                continue
+            except OSError as error:
+                problems.append(f"{file}: cannot be opened: {error}")
+                continue
             if first is None:
                 first = schema
-                self._columns, self._overrides, problems = resolve_columns(
+                self._columns, self._overrides, found = resolve_columns(
                     schema, config.input.columns
                 )
+                problems += found
             elif schema.names != first.names:
                 problems.append(f"{file} has other columns than {self.files[0]}")
             elif not schema.equals(first, check_metadata=True):
                 problems += _type_problems(file, schema, first, config.input.columns)
             used = {*self._columns.values(), *self._overrides.values()}
             self.carried_schema = pa.schema([f for f in first if f.name not in used])
+        if self.num_rows > MAX_ROWS:
+            problems.append(f"{self.num_rows:,} rows are more than {MAX_ROWS:,}; cut it in several")
         if not problems:
             problems += self._id_problems()
         if problems:
@@ -109,23 +121,24 @@ class Manifest:
             tuple(self._overrides),
         )
         for file in self.files:
-            with _open(file, self.uri) as parquet:
-                for row_group in range(parquet.num_row_groups):
-                    yield from self._rows_of(parquet, file, row_group, reader)
+            with open_parquet(file) as table:
+                for row_group in range(table.num_row_groups):
+                    yield from self._rows_of(table, file, row_group, reader)
 
     def _id_problems(self) -> list[str]:
         column = self._columns.get("id")
         if column is None:
             return []
-        chunks = [
-            # As text, which may be longer in all than 32-bit offsets reach.
-            batch.column(0).cast(pa.large_string())
-            for file in self.files
-            for batch in self._column_batches(file, [column])
-        ]
+        chunks: list[pa.Array] = []
+        problems: list[str] = []
+        for file in self.files:
+            with open_parquet(file) as table:
+                for block in self._blocks(table, file, [column]):
+                    problems += list(block.too_large.values())[: _SHOWN - len(problems)]
+                    # As text, which may be longer in all than 32-bit offsets reach.
+                    chunks.append(block.rows.column(0).cast(pa.large_string()))
         ids = pa.chunked_array(chunks, pa.large_string())
         given = ids.filter(pc.fill_null(pc.not_equal(ids, ""), False))
-        problems = []
         if pc.count_distinct(given).as_py() < len(given):
             numbers = given.value_counts()
             repeated = numbers.filter(pc.greater(numbers.field("counts"), 1)).field("values")
@@ -143,16 +156,14 @@ class Manifest:
         """Which rows of each row group match, by file and number."""
         matches = {}
         for file in self.files:
-            with _open(file, self.uri) as parquet:
-                for row_group in range(parquet.num_row_groups):
-                    batches = self._batches(
-                        parquet, file, columns=row_filter.columns, row_groups=[row_group]
-                    )
-                    matches[file, row_group] = row_filter.mask(batches)
+            with open_parquet(file) as table:
+                for row_group in range(table.num_row_groups):
+                    blocks = self._blocks(table, file, row_filter.columns, row_group)
+                    matches[file, row_group] = row_filter.mask(block.rows for block in blocks)
         return matches
 
     def _rows_of(
-        self, parquet: pq.ParquetFile, file: str, row_group: int, reader: RowReader
+        self, table: ParquetTable, file: str, row_group: int, reader: RowReader
     ) -> Iterator[ManifestRow]:
         matches = None if self._matches is None else self._matches[file, row_group]
         # Ids that are derived number the rows that ask the same, whether they match or not.
@@ -160,46 +171,39 @@ class Manifest:
         if matches is not None and not matches.any() and can_skip:
             return
         used = {*self._columns.values(), *self._overrides.values()}
-        carried_names = [n for n in parquet.schema_arrow.names if n not in used]
-        holds_bytes = any(
-            not is_string(parquet.schema_arrow.field(self._columns[name]).type)
-            for name in ("image", "mask")
-            if name in self._columns
-        )
-        number = 0
-        for batch in self._batches(
-            parquet, file, batch_size=64 if holds_bytes else 4096, row_groups=[row_group]
-        ):
-            carried = batch.select(carried_names)
-            carried = carried.cast(pa.schema([f.remove_metadata() for f in carried.schema]))
-            cells = batch.select([*used]).to_pydict()
+        carried_names = [n for n in table.schema.names if n not in used]
+        for block in self._blocks(table, file, table.schema.names, row_group):
+            carried = block.rows.select(carried_names)
+            cells = block.rows.select([*used]).to_pydict()
             ours = [cells[theirs] for theirs in self._columns.values()]
             overrides = [cells[theirs] for theirs in self._overrides.values()]
-            cell = ImageRef(file=file, row_group=row_group, row=number)
-            for place in range(batch.num_rows):
+            for place in range(block.rows.num_rows):
+                number = block.start + place
                 is_match = matches is None or bool(matches[number])
                 if is_match or not can_skip:
                     row = reader.read(
                         dict(zip(self._columns, [column[place] for column in ours], strict=True)),
                         tuple([column[place] for column in overrides]),
-                        replace(cell, row=number) if holds_bytes else cell,
+                        (file, row_group, number),
                         partial(carried.slice, place, 1),
+                        block.too_large.get(place),
                     )
                     if is_match:
                         yield row
-                number += 1
 
-    def _column_batches(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        with _open(file, self.uri) as parquet:
-            yield from self._batches(parquet, file, columns=columns)
-
-    def _batches(
-        self, parquet: pq.ParquetFile, file: str, **selection: Any
-    ) -> Iterator[pa.RecordBatch]:
+    def _blocks(
+        self, table: ParquetTable, file: str, columns: list[str], row_group: int | None = None
+    ) -> Iterator[Block]:
+        # An image may be as large as an image file, and have its path beside it.
+        max_bytes = {
+            self._columns[name]: self._config.input.max_bytes + MAX_CELL_BYTES
+            for name in ("image", "mask")
+            if name in self._columns
+        }
+        groups = range(table.num_row_groups) if row_group is None else [row_group]
         try:
-            for batch in parquet.iter_batches(**selection):
-                batch.validate(full=True)  # text that is not UTF-8 passes the reader
-                yield batch
+            for group in groups:
+                yield from table.blocks(group, columns, max_bytes)
         except (OSError, pa.ArrowException) as error:
             raise ManifestError(f"manifest {self.uri}", [f"{file} is broken: {error}"]) from None
 
@@ -215,11 +219,3 @@ def _type_problems(
         except pa.ArrowException:
             problems.append(f"column {field.name!r} has type {field.type}, elsewhere {other.type}")
     return [f"{file}: {problem}" for problem in problems]
-
-
-def _open(file: str, uri: str) -> pq.ParquetFile:
-    try:
-        source = fsspec.open(file, "rb").open()
-        return pq.ParquetFile(source)
-    except (OSError, pa.ArrowException) as error:
-        raise ManifestError(f"manifest {uri}", [f"{file} is not Parquet: {error}"]) from None

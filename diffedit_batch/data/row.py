@@ -15,6 +15,7 @@ from diffedit_batch.config import EditConfig
 from diffedit_batch.data.columns import CONCEPT_COLUMNS
 from diffedit_batch.data.generated import Key, TextTable
 from diffedit_batch.errors import RowError
+from diffedit_batch.redact import redact
 from diffedit_batch.schema import EditRequest, ImageRef
 
 
@@ -24,16 +25,21 @@ class FoundImage(NamedTuple):
     Attributes:
         ref: None where there is none, or `error` says why not.
         key: of its content.
-        name: as people know it: path or URI as written, empty for unnamed bytes.
+        path: path or URI as written, empty for unnamed bytes.
         group: equal for rows of one image.
         error: why it cannot be had.
     """
 
     ref: ImageRef | None
     key: str
-    name: str
+    path: str
     group: str
     error: RowError | None = None
+
+    @property
+    def name(self) -> str:
+        """The path for people to see: of a URI, without what may be secret."""
+        return redact(self.path) if "://" in self.path else self.path
 
 
 class Texts(NamedTuple):

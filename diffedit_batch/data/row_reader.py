@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ class RowReader:
         self._generated = generated
         self._columns = columns
         self._overrides = overrides
-        self._files = ImageFiles(root)
+        self._files = ImageFiles(root, config.input)
         self._num_seen: Counter[str] = Counter()
         # Of few kinds, however many rows there are.
         self._parameters = lru_cache(maxsize=4096, typed=True)(self._read_parameters)
@@ -90,16 +90,18 @@ class RowReader:
         self,
         values: Mapping[str, Any],
         overrides: tuple[Any, ...],
-        cell: ImageRef,
+        cell: tuple[str, int, int],
         carried: Callable[[], pa.RecordBatch],
+        too_large: str | None,
     ) -> ManifestRow:
         """One row.
 
         Args:
             values: cells by our names.
             overrides: its edit parameters, None where it has none.
-            cell: where in the manifest its images are, if they are there.
+            cell: file, row group and row, where its images are, if they are in the manifest.
             carried: cuts the other columns out of the manifest.
+            too_large: what is wrong with a cell that was left out because of its size.
 
         Raises:
             ModelError: it needs a generated text, and there is no model to generate it.
@@ -113,6 +115,8 @@ class RowReader:
             row_id = self._derived_id(image, mask, said, overrides, values.get("seed"))
         parameters = self._parameters(*overrides)
         seed, texts, error = values.get("seed"), None, image.error or mask.error
+        if too_large is not None:
+            error = RowError("manifest", "CellTooLarge", too_large)
         asked_seed = seed = self._config.seed if seed is None else read_integer(seed)
         state = parameters.effective
         try:
@@ -160,7 +164,7 @@ class RowReader:
     ) -> str:
         """The image's name and a hash of what is asked; rows that ask the same are numbered."""
         own = {n: v for n, v in zip(self._overrides, overrides, strict=True) if v is not None}
-        content = [image.name or image.key, mask.name or mask.key, said, own, seed]
+        content = [image.path or image.key, mask.path or mask.key, said, own, seed]
         row_id = f"{PurePath(image.name).stem or 'row'}-{fingerprint(content)[:16]}"
         self._num_seen[row_id] += 1
         number = self._num_seen[row_id]
@@ -180,7 +184,7 @@ class RowReader:
             needed["caption"] = (self._generated.captions, image)
         return needed
 
-    def _find(self, value: Any, name: str, cell: ImageRef) -> FoundImage:
+    def _find(self, value: Any, name: str, cell: tuple[str, int, int]) -> FoundImage:
         """Where the image (or mask) of a cell is, and what stands for its content."""
         column = self._columns.get(name, name)
         path = ""
@@ -188,7 +192,7 @@ class RowReader:
             column, path, value = f"{column}.bytes", value.get("path") or "", value.get("bytes")
         if isinstance(value, bytes):
             key = hashlib.sha256(value).hexdigest()
-            return FoundImage(replace(cell, column=column), key, path, key)
+            return FoundImage(ImageRef("", *cell, column), key, path, key)
         path = value or path
         if not path:
             if name == "mask":

@@ -40,7 +40,12 @@ class PromptWriter:
             ModelError: it cannot be loaded or used; says what was tried and what to do.
         """
         identity = identify_prompt_writer(config)
-        where = {"revision": config.revision or "main", "local_files_only": config.local_files_only}
+        where = {
+            "revision": config.revision or "main",
+            "local_files_only": config.local_files_only,
+            # Left open, a model that brings code along would be asked about at the terminal.
+            "trust_remote_code": False,
+        }
         with explained(config, identity):
             tokenizer = AutoTokenizer.from_pretrained(identity.source, **where)
             model = AutoModelForSeq2SeqLM.from_pretrained(

@@ -15,6 +15,7 @@ from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.identity import ModelIdentity
+from diffedit_batch.redact import redact_tree
 from diffedit_batch.runtime.selection import VERDICTS
 from diffedit_batch.schema import RESULT_SCHEMA, STATUSES
 
@@ -120,8 +121,8 @@ def result_table(
 def run_record(
     state: RunState, config: JobConfig, model: ModelIdentity, started_at: datetime, outcome: str
 ) -> dict[str, Any]:
-    """The content of `runs/<run_id>.json`."""
-    return {
+    """The content of `runs/<run_id>.json`, without secrets."""
+    record = {
         "run_id": state.run_id,
         "outcome": outcome,
         "started_at": started_at.isoformat(timespec="seconds"),
@@ -143,3 +144,4 @@ def run_record(
         "config": config.model_dump(),
         "effective_edit": config.edit.resolved().model_dump(),
     }
+    return {key: redact_tree(value) for key, value in record.items()}

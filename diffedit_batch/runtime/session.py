@@ -6,10 +6,11 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayActorError, RayError
 
 from diffedit_batch.config import JobConfig
@@ -34,12 +35,14 @@ def ray_session(config: JobConfig) -> Iterator[None]:
             # Only ids and prompts travel, never pixels: Ray's default would reserve gigabytes.
             local = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+            with _on_loopback() if address == "local" else nullcontext():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except Exception as error:
             raise ClusterError(
                 f"Ray at {address!r} cannot be had: {describe_death(error)}"
             ) from error
     try:
+        _warn_of_open_cluster()
         if address == "local" and cluster.gpus_per_worker > ray.cluster_resources().get("GPU", 0):
             raise ClusterError(
                 f"each worker asks for {cluster.gpus_per_worker} GPU, and this machine shows"
@@ -54,6 +57,31 @@ def ray_session(config: JobConfig) -> Iterator[None]:
     finally:
         if is_ours:
             ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that starts here listen on this machine only: whoever reaches its ports runs code.
+
+    Ray does so where it may not form clusters, and takes no address for it: 127.0.0.1 as the
+    node's address is replaced by that of the network.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _warn_of_open_cluster() -> None:
+    num_nodes = sum(node["Alive"] for node in ray.nodes())
+    if num_nodes > 1 and os.environ.get("RAY_AUTH_MODE") != "token":
+        logger.warning(
+            "Ray runs on %d nodes without tokens: whoever reaches its ports can run code there."
+            " Start every node, and this command, with RAY_AUTH_MODE=token",
+            num_nodes,
+        )
 
 
 @contextmanager

@@ -9,18 +9,6 @@ from diffedit_batch.schema import EDIT_PARAMETERS, INPUT_COLUMNS, RESERVED_COLUM
 BYTES_AND_PATH = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-class Opaque(pa.ExtensionType):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__(pa.binary(), "test.opaque")
-
-    def __arrow_ext_serialize__(self) -> bytes:
-        return b""
-
-    @classmethod
-    def __arrow_ext_deserialize__(cls, storage_type: Any, serialized: bytes) -> "Opaque":
-        return cls()
-
-
 def table(**more: Any) -> pa.Schema:
     columns = {
         "image": pa.string(),
@@ -48,7 +36,7 @@ def test_every_column_of_ours_is_found() -> None:
         "id": pa.int64(),
         "image": BYTES_AND_PATH,
         "source_concept": pa.string(),
-        "target_concept": pa.dictionary(pa.int8(), pa.string()),
+        "target_concept": pa.large_string(),
         "mask": pa.large_binary(),
         "seed": pa.uint32(),
     }
@@ -178,17 +166,14 @@ def test_wrong_types_are_problems(name: str, kind: pa.DataType) -> None:
         ("image", pa.large_binary()),
         ("image", pa.struct([("bytes", pa.binary())])),
         ("image", pa.struct([("bytes", pa.large_binary()), ("path", pa.null())])),
-        ("image", pa.dictionary(pa.int32(), pa.string())),
         ("mask", pa.null()),
         ("source_prompt", pa.large_list(pa.large_string())),
-        ("target_prompt", pa.dictionary(pa.int8(), pa.string())),
         ("caption", pa.null()),
         ("seed", pa.int16()),
         ("guidance_scale", pa.float32()),
         ("guidance_scale", pa.int64()),
         ("num_inference_steps", pa.float64()),
         ("paste_background", pa.null()),
-        ("mask_rule", pa.dictionary(pa.int8(), pa.large_string())),
         ("note", pa.list_(pa.struct([("a", pa.timestamp("us")), ("b", pa.date32())]))),
         ("note", pa.decimal128(9, 2)),
         ("note", pa.list_(pa.float32(), 4)),
@@ -199,48 +184,6 @@ def test_plain_types_are_taken(name: str, kind: pa.DataType) -> None:
     assert problems_of(table(**{name: kind})) == []
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        Opaque(),
-        pa.list_(Opaque()),
-        pa.struct([("a", pa.list_(pa.struct([("b", Opaque())])))]),
-        pa.list_(pa.field("item", pa.binary(), metadata={"ARROW:extension:name": "x"})),
-        pa.struct([pa.field("a", pa.binary(), metadata={"ARROW:extension:name": "x"})]),
-        pa.uuid(),
-    ],
-    ids=["top", "list", "deep", "metadata in list", "metadata in struct", "canonical"],
-)
-def test_extension_types_are_refused(kind: pa.DataType) -> None:
-    problems = problems_of(table(note=kind))
-    assert problems == ["column note: extension types are refused; write it as a plain type"]
-
-
-def test_extension_metadata_alone_is_refused() -> None:
-    field = pa.field("image", pa.binary(), metadata={"ARROW:extension:name": "ray.data.x"})
-    schema = pa.schema([field, ("source_prompt", pa.string()), ("target_prompt", pa.string())])
-    [problem] = problems_of(schema)
-    assert problem.startswith("column image: extension types are refused")
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pa.map_(pa.string(), pa.string()),
-        pa.binary(16),
-        pa.dense_union([pa.field("a", pa.int8())]),
-        pa.list_(pa.map_(pa.string(), pa.binary())),
-        pa.dictionary(pa.int8(), pa.binary(4)),
-        pa.string_view(),
-    ],
-    ids=str,
-)
-def test_other_types_are_refused(kind: pa.DataType) -> None:
-    [problem] = problems_of(table(note=kind))
-    assert problem.startswith("column note: type ")
-    assert problem.endswith(" is not supported")
-
-
 def test_all_problems_come_at_once() -> None:
     schema = pa.schema(
         [
@@ -249,14 +192,12 @@ def test_all_problems_come_at_once() -> None:
             ("status", pa.string()),
             ("guidance_scale", pa.float64()),
             ("edit.guidance_scale", pa.float64()),
-            ("note", Opaque()),
             ("twice", pa.int64()),
             ("twice", pa.int64()),
         ]
     )
     problems = problems_of(schema, idd="x")
     for text in (
-        "column note: extension types",
         "input.columns.idd",
         "'target_prompt' is missing",
         "'image' (image) has type int64",

@@ -1,6 +1,9 @@
 import io
 import os
 import struct
+import subprocess
+import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -349,3 +352,52 @@ def test_what_is_transparent_is_outside_a_mask(tmp_path: Path) -> None:
     image.putpixel((1, 2), (255, 255, 255, 255))
     mask = read_mask(stored(tmp_path, encoded(image)), **LIMITS)
     assert np.argwhere(mask).tolist() == [[2, 1]]
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(encoded(Image.fromarray(scene())))
+    (tmp_path / "a.png").symlink_to(tmp_path / "secret.png")
+    assert refusal(ImageRef(uri=str(tmp_path / "a.png"))).kind == "ImageUnreadable"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_small_file_of_many_pixels_takes_little_memory(tmp_path: Path, kind: str) -> None:
+    """As subprocess, whose memory can be looked at: decoded, it would take 300 MB."""
+    path = tmp_path / "bomb"
+    Image.new("1" if kind == "PNG" else "RGB", (10_000, 10_000)).save(path, kind)
+    assert path.stat().st_size < 200_000
+    code = """
+import resource, sys
+from diffedit_batch.data.images import read_picture
+from diffedit_batch.errors import RowError
+from diffedit_batch.schema import ImageRef
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = peak()
+try:
+    read_picture(ImageRef(uri=sys.argv[1]), max_bytes=64_000_000, max_pixels=64_000_000)
+except RowError as error:
+    print(error.kind, peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    error, peak_mib = done.stdout.split()
+    assert error == "ImageTooLarge"
+    assert int(peak_mib) < 60
+
+
+@pytest.mark.parametrize("chunk", ["zTXt", "iTXt", "iCCP"])
+def test_text_that_unpacks_into_much_is_refused_or_left(tmp_path: Path, chunk: str) -> None:
+    packed = zlib.compress(bytes(200_000_000), 9)
+    head = {"zTXt": b"k\0\0", "iTXt": b"k\0\1\0\0\0", "iCCP": b"k\0\0"}[chunk]
+    body = chunk.encode() + head + packed
+    data = encoded(Image.fromarray(scene()))
+    extra = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    ref = stored(tmp_path, data[:33] + extra + data[33:])
+    tracemalloc.start()
+    try:
+        picture = read_picture(ref, **LIMITS)
+        assert np.array_equal(picture, scene())
+    except RowError as error:
+        assert error.kind == "ImageUnreadable"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000

@@ -4,10 +4,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from diffedit_batch.config import InputConfig
 from diffedit_batch.data import lookup
 from diffedit_batch.data.locate import image_root, look_up
 from diffedit_batch.data.lookup import ImageFiles
 from diffedit_batch.errors import RowError
+
+CONFIG = InputConfig(manifest="manifest.parquet")
 
 
 @pytest.fixture
@@ -44,8 +47,8 @@ def outcome(found: object) -> object:
     ],
 )
 def test_it_says_what_look_up_says(root: str, path: str) -> None:
-    expected = outcome(lambda: look_up(path, root))
-    assert outcome(lambda: ImageFiles(root).look_up(path)) == expected
+    expected = outcome(lambda: look_up(path, root, CONFIG))
+    assert outcome(lambda: ImageFiles(root, CONFIG).look_up(path)) == expected
 
 
 def test_elsewhere_an_image_is_asked_for_once(
@@ -54,7 +57,7 @@ def test_elsewhere_an_image_is_asked_for_once(
     fs = fsspec.filesystem("memory")
     root = f"memory://{tmp_path.name}"
     fs.pipe_file(f"{root}/a.png", b"aaa")
-    expected = look_up("a.png", root)
+    expected = look_up("a.png", root, CONFIG)
     asked: list[str] = []
     info = fs.info
 
@@ -63,7 +66,7 @@ def test_elsewhere_an_image_is_asked_for_once(
         return info(path)
 
     monkeypatch.setattr(type(fs), "info", lambda self, path: note(path))
-    files = ImageFiles(root)
+    files = ImageFiles(root, CONFIG)
     assert [files.look_up("a.png") for _ in range(3)] == [expected] * 3
     for _ in range(2):
         with pytest.raises(RowError, match="no file"):
@@ -71,9 +74,18 @@ def test_elsewhere_an_image_is_asked_for_once(
     assert len(asked) == 3
 
 
+def test_a_key_of_the_content_is_of_the_bytes(root: str) -> None:
+    config = CONFIG.model_copy(update={"image_key": "content"})
+    files = ImageFiles(root, config)
+    _, key = files.look_up("a.png")
+    os.utime(f"{root}/a.png", (1, 1))
+    assert ImageFiles(root, config).look_up("a.png") == (f"{root}/a.png", key)
+    assert key != ImageFiles(root, CONFIG).look_up("a.png")[1]
+
+
 def test_absolute_paths_under_the_root(root: str) -> None:
     path = f"{root}/deep/b.png"
-    assert ImageFiles(root).look_up(path) == look_up("deep/b.png", root)
+    assert ImageFiles(root, CONFIG).look_up(path) == look_up("deep/b.png", root, CONFIG)
 
 
 def test_a_plain_file_costs_one_call_and_its_folder_is_resolved_once(
@@ -86,8 +98,8 @@ def test_a_plain_file_costs_one_call_and_its_folder_is_resolved_once(
         asked.append(path)
         return lstat(path)
 
-    monkeypatch.setattr(lookup, "look_up", lambda path, root: pytest.fail(path))
-    files = ImageFiles(root)
+    monkeypatch.setattr(lookup, "look_up", lambda path, root, config: pytest.fail(path))
+    files = ImageFiles(root, CONFIG)
     files.look_up("deep/b.png")
     monkeypatch.setattr(os, "lstat", note)
     for _ in range(3):
