@@ -1,6 +1,9 @@
 """Workers that cost nothing and die on request, for the driver's side of the job."""
 
+import ctypes
 import os
+import resource
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +15,35 @@ from diffedit_batch.errors import ModelError
 from diffedit_batch.runtime.worker import BundleResult, Group, WorkerInfo
 
 
+def obey(order: str) -> None:
+    """Do to this process what a target prompt orders; any other prompt orders nothing."""
+    if order == "die":
+        os._exit(1)
+    if order == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "crash":
+        ctypes.string_at(0)  # SIGSEGV
+    if order == "raise":
+        raise RuntimeError("device-side assert triggered")
+    if order == "fill":
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**26, hard))
+        bytearray(2**30)  # MemoryError
+    if order == "hang":
+        time.sleep(3600)
+    if order == "freeze":
+        ctypes.PyDLL(None).sleep(3600)  # a native call that never gives the interpreter back
+    if order == "slow":
+        time.sleep(0.3)
+
+
 class FakeWorker:
-    """Returns every row `unchanged`; a target prompt of `die`, `raise` or `slow` is an order."""
+    """Returns every row `unchanged`, but for what prompts order, see `obey`."""
 
     def __init__(self, config: JobConfig, num_threads: int | None = None) -> None:
         self.config = config
+        self.num_done = 0
 
     def load(self) -> WorkerInfo:
         return WorkerInfo("test", "cpu", 0.0)
@@ -24,15 +51,32 @@ class FakeWorker:
     def edit(self, groups: Sequence[Group]) -> BundleResult:
         rows: list[dict[str, Any]] = []
         for request in (request for group in groups for request in group):
-            order = request.target_prompt[0]
-            if order == "die":
-                os._exit(1)
-            if order == "raise":
-                raise RuntimeError("device-side assert triggered")
-            if order == "slow":
-                time.sleep(0.3)
+            obey(request.target_prompt[0])
             rows.append({"id": request.id, "status": "unchanged"})
+            self.num_done += 1
         return BundleResult(rows, Counters(unet_evals=len(rows)), {"edit": 0.0})
+
+    def progress(self) -> int:
+        return self.num_done
+
+
+class BrokenWorker(FakeWorker):
+    """Cannot even be made."""
+
+    def __init__(self, config: JobConfig, num_threads: int | None = None) -> None:
+        raise RuntimeError("no such library")
+
+
+class StuckWorker(FakeWorker):
+    """The first of a run hangs while loading, the others start."""
+
+    def load(self) -> WorkerInfo:
+        try:
+            (Path(self.config.output.uri) / "one-is-stuck").touch(exist_ok=False)
+        except FileExistsError:
+            return super().load()
+        time.sleep(3600)
+        raise AssertionError("an hour is long enough")
 
 
 class DyingWorker(FakeWorker):

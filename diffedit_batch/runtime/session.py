@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.errors import ClusterError, DiffEditError
@@ -85,7 +85,18 @@ def stop_on_signal() -> Iterator[threading.Event]:
 def describe_death(error: BaseException) -> str:
     """One line on why a worker died."""
     if isinstance(error, RayActorError):
-        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+        text = re.sub(r"\x1b\[[0-9;]*m|\t(class_name|actor_id|namespace): .*", "", str(error))
         return " ".join(text.split())[:500]
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:500]
+
+
+def is_node_loss(error: BaseException) -> bool:
+    """Whether a worker was lost together with its node, or with the connection to it.
+
+    A node that vanishes stays in Ray's list of nodes until its health checks have failed; until
+    then its actors are only unavailable. An actor whose process alone died is never that.
+    """
+    return isinstance(error, ActorUnavailableError) or (
+        isinstance(error, RayActorError) and "its node has died" in str(error)
+    )

@@ -60,6 +60,7 @@ class PromptsWorker:
     def __init__(self, config: JobConfig, num_threads: int | None = None) -> None:
         self._config, self._num_threads = config, num_threads
         self._lock = threading.Lock()
+        self._num_written = 0
         self._writer: PromptWriter
 
     def load(self) -> WorkerInfo:
@@ -85,7 +86,12 @@ class PromptsWorker:
             except RowError as error:
                 result.failures[request.key] = error
             result.counters.prompt_generations += 1
+            self._num_written += 1
         return result
+
+    def progress(self) -> int:
+        """Concepts done so far."""
+        return self._num_written
 
 
 class CaptionsWorker:
@@ -101,6 +107,7 @@ class CaptionsWorker:
         self._lock = threading.Lock()
         self._readers = ThreadPoolExecutor(config.engine.loader_threads, "load")
         self._known: dict[str, str | RowError] = {}
+        self._num_steps = 0
         self._captioner: Captioner
 
     def load(self) -> WorkerInfo:
@@ -131,6 +138,7 @@ class CaptionsWorker:
                 self._known = {content: self._known[content] for content in pictures.keys() - new}
             self._known.update(zip(new, captions, strict=True))
             found = {content: self._known[content] for content in pictures}
+        self._num_steps += 1
         for key, content in contents.items():
             caption = found[content]
             if isinstance(caption, RowError):
@@ -139,6 +147,10 @@ class CaptionsWorker:
                 result.texts.append(Text(key, (caption,), content))
         result.counters.captions = len(new)
         return result
+
+    def progress(self) -> int:
+        """Pictures read and bundles captioned so far."""
+        return self._num_steps
 
     def _read(self, request: TextRequest) -> NDArray[np.uint8] | RowError:
         limits = self._config.input
@@ -149,6 +161,8 @@ class CaptionsWorker:
             )
         except RowError as error:
             return error
+        finally:
+            self._num_steps += 1
 
 
 def _load(load: Callable[[], None], device: str, num_threads: int | None) -> WorkerInfo:

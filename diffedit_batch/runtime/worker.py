@@ -78,6 +78,7 @@ class Worker:
         self._owners: dict[str, _Bundle] = {}
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = defaultdict(float)
+        self._num_steps = 0
         self._reported = Counters()
         self._loaders = ThreadPoolExecutor(config.engine.loader_threads, "load")
         self._writers = ThreadPoolExecutor(config.engine.writer_threads, "write")
@@ -127,6 +128,10 @@ class Worker:
             new, self._reported = counters - self._reported, counters
             seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return BundleResult(bundle.rows, new, seconds)
+
+    def progress(self) -> int:
+        """Pictures read, network calls and pictures written so far."""
+        return self._num_steps
 
     def _read(self, bundle: _Bundle, group: Group) -> None:
         started = time.perf_counter()
@@ -220,6 +225,7 @@ class Worker:
 
     def _add(self, bundle: _Bundle, rows: list[dict[str, Any]]) -> None:
         with self._lock:
+            self._num_steps += 1
             bundle.rows += rows
             bundle.num_missing -= len(rows)
             is_done = bundle.num_missing == 0
@@ -238,6 +244,7 @@ class Worker:
 
     def _count_seconds(self, phase: str, started: float) -> None:
         with self._lock:
+            self._num_steps += 1
             self._seconds[phase] += time.perf_counter() - started
 
 
