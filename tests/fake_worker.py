@@ -46,7 +46,7 @@ class FakeWorker:
         self.num_done = 0
 
     def load(self) -> WorkerInfo:
-        return WorkerInfo("test", "cpu", 0.0)
+        return WorkerInfo(f"process {os.getpid()}", "cpu", 0.0)
 
     def edit(self, groups: Sequence[Group]) -> BundleResult:
         rows: list[dict[str, Any]] = []

@@ -91,7 +91,7 @@ def test_the_core_loads_torch_and_nothing_of_ours() -> None:
 
 def test_the_command_line_and_the_driver_do_not_load_model_libraries() -> None:
     loaded = loaded_by("import diffedit_batch.cli, diffedit_batch.runtime.driver")
-    assert not loaded & {"diffusers", "transformers"}
+    assert not loaded & {"torch", "diffusers", "transformers"}
 
 
 @pytest.mark.parametrize("name", diffedit_batch.__all__)

@@ -12,7 +12,12 @@ from diffedit_batch.config import JobConfig
 from diffedit_batch.errors import ClusterError, DiffEditError
 from diffedit_batch.runtime.actor import BUNDLES_IN_FLIGHT, WorkerActor
 from diffedit_batch.runtime.backlog import Bundle
-from diffedit_batch.runtime.session import describe_death, is_node_loss
+from diffedit_batch.runtime.session import (
+    count_places,
+    describe_death,
+    describe_resources,
+    is_node_loss,
+)
 from diffedit_batch.runtime.worker import WorkerInfo
 
 logger = logging.getLogger(__name__)
@@ -59,7 +64,7 @@ class WorkerPool:
         self._config = config
         self._worker, self._method = worker, method
         self._max_workers = max_workers
-        self._num_places = self._count_places()
+        self._num_places = count_places(config.cluster, max_workers)
         self._num_given_up = 0
         self._num_threads = config.cluster.threads_per_worker
         if self._num_threads is None and config.cluster.gpus_per_worker == 0:
@@ -141,18 +146,9 @@ class WorkerPool:
             self._config, self._worker, self._method, self._num_threads, num_failed_starts
         )
 
-    def _count_places(self) -> int:
-        cluster = self._config.cluster
-        num_places = cluster.workers or 1
-        if cluster.workers is None and cluster.gpus_per_worker:
-            alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            num_places = sum(int(r.get("GPU", 0) / cluster.gpus_per_worker + 1e-6) for r in alive)
-        # One at the least: an autoscaler adds nodes for those who wait.
-        return max(1, min(num_places, self._max_workers or num_places))
-
     def _resize(self) -> None:
-        """Follow the cluster; a worker that runs is never taken away."""
-        num_places = self._count_places()
+        """Follow the cluster; a worker that has its place keeps it."""
+        num_places = count_places(self._config.cluster, self._max_workers)
         if num_places != self._num_places:
             logger.warning("places for workers: %d, before %d", num_places, self._num_places)
             self._num_places, self._num_given_up = num_places, 0
@@ -187,7 +183,7 @@ class WorkerPool:
             return self._replace(actor, describe_death(error), is_node_loss(error))
         actor.silent_s = 0.0
         if actor.info is None:
-            actor.info = value
+            actor.info, actor.is_placed = value, True
             self.infos.append(value)
             return []
         return [Done(actor.bundles.pop(ref), value)]
@@ -240,8 +236,7 @@ class WorkerPool:
         state = (
             f"{num_placed} are loading, {self.num_workers - num_placed} wait for a place."
             f" Each asks for {cluster.gpus_per_worker:g} GPU and {cluster.cpus_per_worker:g} CPU;"
-            f" the cluster has {_describe(ray.cluster_resources())}, free now"
-            f" {_describe(ray.available_resources())}"
+            f" {describe_resources()}"
         )
         if left_s <= 0:
             raise ClusterError(
@@ -250,7 +245,3 @@ class WorkerPool:
             )
         logger.warning("no worker is ready, the job stops in %.0f s: %s", left_s, state)
         self._warned_s = self._waited_s
-
-
-def _describe(resources: dict[str, float]) -> str:
-    return f"{resources.get('GPU', 0):g} GPU and {resources.get('CPU', 0):g} CPU"

@@ -13,19 +13,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.generated import Key, Text
 from diffedit_batch.data.images import read_picture
 from diffedit_batch.engine.counters import Counters
-from diffedit_batch.engine.pixels import content_key
 from diffedit_batch.errors import RowError
 from diffedit_batch.runtime.worker import WorkerInfo
 from diffedit_batch.schema import ImageRef
 
 if TYPE_CHECKING:
+    # The driver imports this module too and has no use for torch, which takes seconds to import.
     from diffedit_batch.models.captions import Captioner
     from diffedit_batch.models.prompts import PromptWriter
 
@@ -65,7 +64,6 @@ class PromptsWorker:
 
     def load(self) -> WorkerInfo:
         """Load the model. Raises ModelError."""
-        # Here, because the driver imports this module too and has no use for the model libraries.
         from diffedit_batch.models.prompts import PromptWriter
 
         def load() -> None:
@@ -112,7 +110,7 @@ class CaptionsWorker:
 
     def load(self) -> WorkerInfo:
         """Load the model. Raises ModelError."""
-        from diffedit_batch.models.captions import Captioner  # not in the driver, as above
+        from diffedit_batch.models.captions import Captioner
 
         def load() -> None:
             self._captioner = Captioner.load(self._config.captions, self._config.device)
@@ -121,6 +119,8 @@ class CaptionsWorker:
 
     def generate(self, groups: Sequence[tuple[TextRequest, ...]]) -> TextResult:
         """Caption images; one that cannot be read fails as it would while editing."""
+        from diffedit_batch.engine.pixels import content_key
+
         result = TextResult()
         requests = [request for group in groups for request in group]
         pictures: dict[str, NDArray[np.uint8]] = {}
@@ -166,6 +166,8 @@ class CaptionsWorker:
 
 
 def _load(load: Callable[[], None], device: str, num_threads: int | None) -> WorkerInfo:
+    import torch
+
     started = time.perf_counter()
     if num_threads is not None:
         torch.set_num_threads(num_threads)

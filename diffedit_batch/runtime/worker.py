@@ -16,19 +16,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.images import encode_png, read_mask, read_picture
 from diffedit_batch.data.storage import PROBE, Storage, file_names
 from diffedit_batch.engine.counters import Counters
-from diffedit_batch.engine.requests import EditResult, ImageEdits
 from diffedit_batch.errors import RowError, StorageError
 from diffedit_batch.runtime.records import error_columns
 from diffedit_batch.schema import EditRequest
 
 if TYPE_CHECKING:
+    # The driver imports this module too and has no use for torch, which takes seconds to import.
     from diffedit_batch.engine.editor import DiffEditor
+    from diffedit_batch.engine.requests import EditResult, ImageEdits
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,8 @@ class Worker:
             ModelError: it cannot be loaded or used.
             StorageError: this worker does not see the output folder the driver sees.
         """
-        # Here, because the driver imports this module too and has no use for the model libraries.
+        import torch
+
         from diffedit_batch.engine.editor import DiffEditor
 
         started = time.perf_counter()
@@ -134,6 +134,8 @@ class Worker:
         return self._num_steps
 
     def _read(self, bundle: _Bundle, group: Group) -> None:
+        from diffedit_batch.engine.requests import ImageEdits
+
         started = time.perf_counter()
         limits = {
             "max_bytes": self._config.input.max_bytes,
@@ -182,14 +184,14 @@ class Worker:
             while not self._inbox.empty():
                 _fail(self._inbox.get()[0], error)
 
-    def _admit(self, bundle: _Bundle, edits: ImageEdits) -> None:
+    def _admit(self, bundle: _Bundle, edits: "ImageEdits") -> None:
         for request in edits.requests:
             self._owners[request.id] = bundle
         started = time.perf_counter()
         self._editor.submit(edits)
         self._count_seconds("edit", started)
 
-    def _write(self, bundle: _Bundle, result: EditResult) -> None:
+    def _write(self, bundle: _Bundle, result: "EditResult") -> None:
         started = time.perf_counter()
         if result.error is not None:
             self._add(bundle, [_failed_row(result.request, result.error)])

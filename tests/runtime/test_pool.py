@@ -77,11 +77,13 @@ def test_patience_counts_while_the_driver_looks(workers: WorkerPool) -> None:
 @pytest.mark.parametrize("order", ["hang", "freeze"])
 def test_a_worker_that_makes_no_progress_is_replaced(tmp_path: Path, order: str) -> None:
     workers = start(job(tmp_path, Path("demo"), cluster={"hang_timeout_s": 2.0}))
+    process = Path("/proc", workers.infos[0].host.removeprefix("process "))
+    assert process.exists()
     workers.submit(bundle("a", order))
     [event] = next_events(workers)
     assert isinstance(event, Lost)
     assert (event.cause, event.is_node_lost) == ("no progress for 2 s", False)
-    while not workers.num_ready:
+    while not workers.num_ready or process.exists():
         workers.wait(1.0)
     workers.close()
 
@@ -103,7 +105,7 @@ def test_a_worker_that_dies_with_nothing_to_do_is_replaced(workers: WorkerPool) 
 
 
 def test_a_worker_that_hangs_while_it_starts_is_replaced(tmp_path: Path) -> None:
-    cluster = {"workers": 2, "start_timeout_s": 3.0}
+    cluster = {"workers": 2, "start_timeout_s": 10.0}
     config = job(tmp_path, Path("demo"), cluster=cluster)
     (tmp_path / "output").mkdir()
     workers = start(config, StuckWorker)
