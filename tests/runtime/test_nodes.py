@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 from diffedit_batch.config import JobConfig
 from diffedit_batch.errors import ClusterError
 from diffedit_batch.runtime import driver
+from diffedit_batch.runtime.backlog import Backlog, Bundle
 from diffedit_batch.runtime.driver import run_job
 
 pytestmark = pytest.mark.ray
@@ -50,8 +51,15 @@ def drive(config: JobConfig, outcome: Any) -> None:
     def count_workers(state: Any) -> None:
         outcome["num_ready"] = state.num_workers
 
+    put_back = Backlog.put_back
+
+    def record_charge(backlog: Backlog, bundle: Bundle, cause: str, **how: bool) -> None:
+        outcome["charges"] = (*outcome.get("charges", ()), how.get("is_charged", True))
+        put_back(backlog, bundle, cause, **how)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "Worker", FakeWorker)
+        patch.setattr(Backlog, "put_back", record_charge)
         try:
             state = run_job(config, on_progress=count_workers)
             outcome["hosts"] = [worker["host"] for worker in state.workers]
@@ -118,6 +126,7 @@ def test_a_node_is_lost_another_comes_and_every_row_comes_once(
     cluster.remove_node(first, allow_graceful=is_graceful)
     outcome = run.join()
     assert "error" not in outcome
+    assert set(outcome["charges"]) == {False}, "no row is suspected for it"
     rows = results(tmp_path)
     assert len(rows) == len({row["id"] for row in rows}) == 160
     assert {row["status"] for row in rows} == {"unchanged"}
