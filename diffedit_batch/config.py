@@ -237,7 +237,12 @@ class ClusterConfig(Section):
     threads_per_worker: int | None = Field(
         None, ge=1, description="null: torch's own choice on a GPU, cores / workers on a CPU"
     )
-    start_timeout_s: float = Field(600.0, gt=0, description="patience with workers that start")
+    start_timeout_s: float = Field(
+        600.0, gt=0, description="patience while no worker is ready, at the start or later"
+    )
+    hang_timeout_s: float = Field(
+        900.0, gt=0, description="patience with a worker that makes no progress; it is replaced"
+    )
 
 
 class JobConfig(Section):

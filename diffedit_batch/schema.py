@@ -175,6 +175,7 @@ RESULT_SCHEMA = pa.schema(
         pa.field("working_height", pa.int64()),
         pa.field("seconds", pa.float64()),
         pa.field("attempts", pa.int64()),
+        pa.field("attempt_errors", pa.list_(pa.string())),
         pa.field("model_id", pa.string(), nullable=False),
         pa.field("model_revision", pa.string(), nullable=False),
         pa.field("fingerprint", pa.string(), nullable=False),

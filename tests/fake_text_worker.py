@@ -22,6 +22,9 @@ class FakePromptsWorker:
     def load(self) -> WorkerInfo:
         return WorkerInfo("test", "cpu", 0.0)
 
+    def progress(self) -> int:
+        return 0
+
     def generate(self, groups: Sequence[tuple[TextRequest, ...]]) -> TextResult:
         result = TextResult(counters=Counters(prompt_generations=len(groups)))
         for [request] in groups:

@@ -1,6 +1,9 @@
 """Workers that cost nothing and die on request, for the driver's side of the job."""
 
+import ctypes
 import os
+import resource
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,33 +17,56 @@ from diffedit_batch.runtime.records import error_columns
 from diffedit_batch.runtime.worker import BundleResult, Group, WorkerInfo
 
 
+def obey(order: str) -> None:
+    """Do to this process what a target prompt orders; any other prompt orders nothing."""
+    if order == "die":
+        os._exit(1)
+    if order == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "crash":
+        ctypes.string_at(0)  # SIGSEGV
+    if order == "raise":
+        raise RuntimeError("device-side assert triggered")
+    if order == "fill":
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**26, hard))
+        bytearray(2**30)  # MemoryError
+    if order == "hang":
+        time.sleep(3600)
+    if order == "freeze":
+        ctypes.PyDLL(None).sleep(3600)  # a native call that never gives the interpreter back
+    if order == "slow":
+        time.sleep(0.3)
+
+
 class FakeWorker:
-    """Returns every row `unchanged`; a target prompt of `die`, `raise`, `slow`, `fail` or
-    `fail once` is an order.
+    """Returns every row `unchanged`, but for what prompts order: see `obey`, and `fail` or
+    `fail once` to have it fail.
     """
 
     def __init__(self, config: JobConfig, num_threads: int | None = None) -> None:
         self.config = config
+        self.num_done = 0
 
     def load(self) -> WorkerInfo:
-        return WorkerInfo("test", "cpu", 0.0)
+        return WorkerInfo(f"process {os.getpid()}", "cpu", 0.0)
 
     def edit(self, groups: Sequence[Group]) -> BundleResult:
         rows: list[dict[str, Any]] = []
         for request in (request for group in groups for request in group):
             order = request.target_prompt[0]
-            if order == "die":
-                os._exit(1)
-            if order == "raise":
-                raise RuntimeError("device-side assert triggered")
-            if order == "slow":
-                time.sleep(0.3)
+            obey(order)
             if order == "fail" or (order == "fail once" and self._is_first_try(request.id)):
                 error = RowError("edit", "OutOfMemory", "too large")
                 rows.append({"id": request.id, **error_columns(error)})
             else:
                 rows.append({"id": request.id, "status": "unchanged"})
+            self.num_done += 1
         return BundleResult(rows, Counters(unet_evals=len(rows)), {"edit": 0.0})
+
+    def progress(self) -> int:
+        return self.num_done
 
     def _is_first_try(self, row_id: str) -> bool:
         try:
@@ -64,6 +90,25 @@ class PaintingWorker(FakeWorker):
                     storage.write(name, b"a picture")
                 row |= {"edited_file_name": edited, "mask_file_name": mask}
         return result
+
+
+class BrokenWorker(FakeWorker):
+    """Cannot even be made."""
+
+    def __init__(self, config: JobConfig, num_threads: int | None = None) -> None:
+        raise RuntimeError("no such library")
+
+
+class StuckWorker(FakeWorker):
+    """The first of a run hangs while loading, the others start."""
+
+    def load(self) -> WorkerInfo:
+        try:
+            (Path(self.config.output.uri) / "one-is-stuck").touch(exist_ok=False)
+        except FileExistsError:
+            return super().load()
+        time.sleep(3600)
+        raise AssertionError("an hour is long enough")
 
 
 class DyingWorker(FakeWorker):

@@ -243,21 +243,35 @@ class _Run:
         for phase, seconds in result.seconds.items():
             self._state.seconds[phase] = self._state.seconds.get(phase, 0.0) + seconds
         if rows:
-            self._add_results(rows, attempts=event.bundle.num_deaths + 1)
+            causes = event.bundle.causes
+            self._add_results(rows, attempts=len(causes) + 1, attempt_errors=causes)
             self._commit()
 
-    def _give_up(self, request: EditRequest, error: RowError, attempts: int) -> None:
+    def _give_up(self, request: EditRequest, error: RowError, causes: tuple[str, ...]) -> None:
         """Fail a row that killed too many workers."""
         row = self._in_flight.pop(request.id)
-        self._add_results([(row, error_columns(error))], attempts=attempts)
+        self._add_results(
+            [(row, error_columns(error))], attempts=len(causes), attempt_errors=causes
+        )
         self._commit()
 
-    def _add_results(self, rows: list[tuple[ManifestRow, dict[str, Any]]], attempts: int) -> None:
+    def _add_results(
+        self,
+        rows: list[tuple[ManifestRow, dict[str, Any]]],
+        attempts: int,
+        attempt_errors: tuple[str, ...] = (),
+    ) -> None:
         """Count results and keep them for the next part."""
         for _, columns in rows:
             self._state.count(columns)
         self._waiting_tables.append(
-            result_table(rows, self._model, run_id=self._state.run_id, attempts=attempts)
+            result_table(
+                rows,
+                self._model,
+                run_id=self._state.run_id,
+                attempts=attempts,
+                attempt_errors=attempt_errors,
+            )
         )
 
     def _commit(self) -> None:

@@ -11,7 +11,15 @@ from diffedit_batch.runtime.pool import Done, WorkerPool
 MAX_DEATHS_ALONE = 3
 """A request that takes this many workers with it, alone, is failed."""
 
+MAX_LOST_NODES = 3
+"""The loss of a node is not charged to the rows it held, unless it happens to them more often: a
+row that takes nodes down must not do so for ever.
+"""
+
 _DEATHS_WITHOUT_A_RESULT = 8
+"""And two for each worker: so many deaths in a row are no fault of the rows, unless other rows show
+that the workers are well. Where workers hang, each death takes them `cluster.hang_timeout_s`.
+"""
 
 
 def fan_out(
@@ -20,7 +28,7 @@ def fan_out(
     stop: threading.Event,
     *,
     take: Callable[[Done], None],
-    give_up: Callable[[Any, RowError, int], None],
+    give_up: Callable[[Any, RowError, tuple[str, ...]], None],
     on_wait: Callable[[], None],
 ) -> None:
     """Hand out bundles and take results until there is no more, or `stop` is set and all that was
@@ -31,15 +39,17 @@ def fan_out(
         pool: who does it.
         stop: asks for an early end.
         take: is given every bundle that comes back.
-        give_up: is given a request that killed too many workers, why, and how many it had.
+        give_up: is given a request that killed too many workers, the error it fails with, and why
+            each of its workers was lost.
         on_wait: called whenever something came back, and about once a second.
 
     Raises:
         DiffEditError: a worker reported an error that concerns the whole job.
         ClusterError: workers cannot be had or kept.
     """
-    num_deaths = 0
+    num_deaths, has_result = 0, False
     while True:
+        backlog.num_workers = pool.num_workers
         while not stop.is_set():
             bundle = backlog.peek()
             if bundle is None or not pool.has_room(bundle):
@@ -48,26 +58,31 @@ def fan_out(
         if pool.num_in_flight == 0 and (stop.is_set() or backlog.peek() is None):
             return
         for event in pool.wait(timeout_s=1.0):
-            num_deaths += 1
             if isinstance(event, Done):
                 take(event)
-                num_deaths = 0
-            elif _is_to_blame(event.bundle):
-                [[request]] = event.bundle.groups
+                num_deaths, has_result = 0, True
+                continue
+            bundle = event.bundle
+            if event.is_node_lost and bundle.num_lost_nodes < MAX_LOST_NODES:
+                backlog.put_back(bundle, event.cause, is_charged=False)
+            elif _is_to_blame(bundle):
+                [[request]] = bundle.groups
                 reason = f"{MAX_DEATHS_ALONE} workers died of this row alone: {event.cause}"
                 give_up(
                     request,
                     RowError("worker", "WorkerDied", reason),
-                    event.bundle.num_deaths + 1,
+                    (*bundle.causes, event.cause),
                 )
                 num_deaths = 0
             else:
-                backlog.put_back(event.bundle)
-            if num_deaths > _DEATHS_WITHOUT_A_RESULT + 2 * pool.num_workers:
-                # What kills every worker is no fault of the rows.
+                backlog.put_back(bundle, event.cause)
+                num_deaths += 1
+            # When nothing but suspects is left, deaths in a row are what is to be expected.
+            has_witness = has_result and not backlog.has_new
+            if num_deaths > _DEATHS_WITHOUT_A_RESULT + 2 * pool.num_workers and not has_witness:
                 raise ClusterError(
-                    f"{num_deaths} times in a row a worker died before any row came back; see the"
-                    " warnings above for why"
+                    f"{num_deaths} times in a row a worker died before any row came back, so no"
+                    " row is blamed; see the warnings above for why"
                 )
         on_wait()
 

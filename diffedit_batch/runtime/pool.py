@@ -1,26 +1,31 @@
-"""The workers as Ray actors: started, fed two bundles deep, and replaced when they die."""
+"""The workers: as many as there are places for, watched, and replaced when they die or hang."""
 
 import logging
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.errors import ClusterError, DiffEditError
+from diffedit_batch.runtime.actor import BUNDLES_IN_FLIGHT, WorkerActor
 from diffedit_batch.runtime.backlog import Bundle
-from diffedit_batch.runtime.session import describe_death
+from diffedit_batch.runtime.session import (
+    count_places,
+    describe_death,
+    describe_resources,
+    is_node_loss,
+)
 from diffedit_batch.runtime.worker import WorkerInfo
 
 logger = logging.getLogger(__name__)
 
-BUNDLES_IN_FLIGHT = 2
-"""Per worker: while one is finished, the other keeps network calls full."""
-
 _MAX_FAILED_STARTS = 3
 _RELEASE_TIMEOUT_S = 30.0
+_WATCH_EVERY_S = 1.0
+_WARN_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -33,28 +38,22 @@ class Done:
 
 @dataclass(frozen=True)
 class Lost:
-    """A bundle whose worker died, and why."""
+    """A bundle whose worker was lost, why, and whether with its whole node."""
 
     bundle: Bundle
     cause: str
-
-
-@dataclass(eq=False)
-class _Slot:
-    actor: Any
-    loading: Any
-    num_failed_starts: int = 0
-    info: WorkerInfo | None = None
-    bundles: dict[Any, Bundle] = field(default_factory=dict)
+    is_node_lost: bool
 
 
 class WorkerPool:
     """The workers of one pass. Use inside `ray_session`.
 
+    With `cluster.workers: null` it follows the cluster: a worker for every GPU, as nodes come and
+    go.
+
     Args:
         config: the job.
-        worker: class of the workers, made with (config, number of CPU threads or None); `load()`
-            returns a WorkerInfo.
+        worker: class of the workers, see `WorkerActor`.
         method: name of the method that takes the groups of a bundle.
         max_workers: no more than that many.
     """
@@ -64,41 +63,42 @@ class WorkerPool:
     ) -> None:
         self._config = config
         self._worker, self._method = worker, method
-        cluster = config.cluster
-        num_gpus = ray.cluster_resources().get("GPU", 0)
-        per_worker = cluster.gpus_per_worker
-        self.num_workers = cluster.workers or max(
-            1, int(num_gpus / per_worker) if per_worker else 1
-        )
-        if max_workers is not None:
-            self.num_workers = min(self.num_workers, max_workers)
-        self._num_threads = cluster.threads_per_worker
-        if self._num_threads is None and per_worker == 0:
-            self._num_threads = max(1, (os.cpu_count() or 1) // self.num_workers)
+        self._max_workers = max_workers
+        self._num_places = count_places(config.cluster, max_workers)
+        self._num_given_up = 0
+        self._num_threads = config.cluster.threads_per_worker
+        if self._num_threads is None and config.cluster.gpus_per_worker == 0:
+            self._num_threads = max(1, (os.cpu_count() or 1) // self._num_places)
         self._free = ray.available_resources()
-        self._last_alive = time.monotonic()
+        self._watched_at = time.monotonic()
+        self._waited_s = self._warned_s = 0.0
         self.infos: list[WorkerInfo] = []
-        self._slots = [self._start() for _ in range(self.num_workers)]
+        self._actors = [self._start() for _ in range(self._num_places)]
+
+    @property
+    def num_workers(self) -> int:
+        """Workers, ready or not."""
+        return len(self._actors)
 
     @property
     def num_in_flight(self) -> int:
         """Bundles handed out and not yet back."""
-        return sum(len(slot.bundles) for slot in self._slots)
+        return sum(len(actor.bundles) for actor in self._actors)
 
     @property
     def num_ready(self) -> int:
         """Workers whose model is loaded."""
-        return sum(slot.info is not None for slot in self._slots)
+        return sum(actor.info is not None for actor in self._actors)
 
     def has_room(self, bundle: Bundle) -> bool:
         """Whether a ready worker could take the bundle."""
-        return self._best_slot(bundle) is not None
+        return self._find_room(bundle) is not None
 
     def submit(self, bundle: Bundle) -> None:
         """Hand a bundle to the ready worker that holds least."""
-        slot = self._best_slot(bundle)
-        assert slot is not None, "ask has_room first"
-        slot.bundles[getattr(slot.actor, self._method).remote(bundle.groups)] = bundle
+        actor = self._find_room(bundle)
+        assert actor is not None, "ask has_room first"
+        actor.submit(bundle)
 
     def wait(self, timeout_s: float) -> list[Done | Lost]:
         """What happened within the timeout, at the latest when something did.
@@ -107,22 +107,26 @@ class WorkerPool:
             DiffEditError: a worker reported an error that concerns the whole job.
             ClusterError: workers cannot be had or kept.
         """
-        if self.num_ready:
-            self._last_alive = time.monotonic()
-        else:
-            self._check_patience()
-        refs = [ref for slot in self._slots for ref in slot.bundles]
-        refs += [slot.loading for slot in self._slots if slot.info is None]
-        ready, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
+        ready, _ = ray.wait(
+            [ref for actor in self._actors for ref in actor.refs], num_returns=1, timeout=timeout_s
+        )
         events: list[Done | Lost] = []
         for ref in ready:
             events += self._collect(ref)
+        now = time.monotonic()
+        if now - self._watched_at >= _WATCH_EVERY_S:
+            # A driver that was held up itself has to ask before it judges.
+            elapsed_s = min(now - self._watched_at, 2 * _WATCH_EVERY_S)
+            self._watched_at = now
+            events += self._watch(elapsed_s)
+            self._resize()
+            self._check_patience(elapsed_s)
         return events
 
     def close(self) -> None:
         """Stop all workers at once."""
-        for slot in self._slots:
-            ray.kill(slot.actor)
+        for actor in self._actors:
+            actor.kill()
 
     def wait_until_gone(self) -> None:
         """After `close`: return when what the workers held is free again, for others to have.
@@ -137,41 +141,38 @@ class WorkerPool:
                 return
             time.sleep(0.05)
 
-    def _start(self, num_failed_starts: int = 0) -> _Slot:
-        cluster = self._config.cluster
-        actor = (
-            ray.remote(self._worker)
-            .options(
-                num_gpus=cluster.gpus_per_worker,
-                num_cpus=cluster.cpus_per_worker,
-                max_concurrency=BUNDLES_IN_FLIGHT,
-                # A restart by Ray would be one we do not learn of in time to charge the right rows.
-                max_restarts=0,
-                max_task_retries=0,
-                scheduling_strategy="SPREAD",
-            )
-            .remote(self._config, self._num_threads)
+    def _start(self, num_failed_starts: int = 0) -> WorkerActor:
+        return WorkerActor(
+            self._config, self._worker, self._method, self._num_threads, num_failed_starts
         )
-        return _Slot(actor, actor.load.remote(), num_failed_starts)
 
-    def _best_slot(self, bundle: Bundle) -> _Slot | None:
+    def _resize(self) -> None:
+        """Follow the cluster; a worker that has its place keeps it."""
+        num_places = count_places(self._config.cluster, self._max_workers)
+        if num_places != self._num_places:
+            logger.warning("places for workers: %d, before %d", num_places, self._num_places)
+            self._num_places, self._num_given_up = num_places, 0
+        wanted = max(1, num_places - self._num_given_up)
+        for actor in [actor for actor in self._actors if not actor.is_placed]:
+            if self.num_workers > wanted:
+                actor.kill()
+                self._actors.remove(actor)
+        while self.num_workers < wanted:
+            self._actors.append(self._start())
+
+    def _find_room(self, bundle: Bundle) -> WorkerActor | None:
         limit = 1 if bundle.num_deaths > 0 else BUNDLES_IN_FLIGHT
         free = [
-            slot
-            for slot in self._slots
-            if slot.info is not None
-            and len(slot.bundles) < limit
-            and not any(held.num_deaths for held in slot.bundles.values())
+            actor
+            for actor in self._actors
+            if actor.info is not None
+            and len(actor.bundles) < limit
+            and not any(held.num_deaths for held in actor.bundles.values())
         ]
-        return min(free, key=lambda slot: len(slot.bundles), default=None)
+        return min(free, key=lambda actor: len(actor.bundles), default=None)
 
     def _collect(self, ref: Any) -> list[Done | Lost]:
-        slot = next(
-            (s for s in self._slots if ref in s.bundles or (s.info is None and s.loading == ref)),
-            None,
-        )
-        if slot is None:  # it went with a worker that was replaced a moment ago
-            return []
+        [actor] = [actor for actor in self._actors if ref in actor.refs]
         try:
             value = ray.get(ref)
         except DiffEditError as error:
@@ -179,44 +180,68 @@ class WorkerPool:
             raise getattr(error, "cause", error) from None
         except Exception as error:
             # Whatever a worker did not expect leaves its process in doubt (a CUDA fault, for one).
-            return self._replace(slot, error)
-        if slot.info is None:
-            slot.info = value
-            slot.num_failed_starts = 0
+            return self._replace(actor, describe_death(error), is_node_loss(error))
+        actor.silent_s = 0.0
+        if actor.info is None:
+            actor.info, actor.is_placed = value, True
             self.infos.append(value)
             return []
-        return [Done(slot.bundles.pop(ref), value)]
+        return [Done(actor.bundles.pop(ref), value)]
 
-    def _replace(self, slot: _Slot, error: Exception) -> list[Done | Lost]:
-        cause = describe_death(error)
-        logger.warning("a worker died: %s", cause)
-        ray.kill(slot.actor)
-        if slot.info is not None:
-            self._slots[self._slots.index(slot)] = self._start()
-        elif slot.num_failed_starts + 1 < _MAX_FAILED_STARTS:
-            self._slots[self._slots.index(slot)] = self._start(slot.num_failed_starts + 1)
-        elif len(self._slots) > 1:
+    def _watch(self, elapsed_s: float) -> list[Done | Lost]:
+        """Replace workers that died with nothing to do, or make no progress with what they have."""
+        events: list[Done | Lost] = []
+        cluster = self._config.cluster
+        for actor in list(self._actors):
+            patience = cluster.start_timeout_s if actor.info is None else cluster.hang_timeout_s
+            try:
+                actor.watch(elapsed_s)
+            except ray.exceptions.RayActorError as error:
+                events += self._replace(actor, describe_death(error), is_node_loss(error))
+            else:
+                if actor.silent_s > patience:
+                    events += self._replace(actor, f"no progress for {patience:g} s", False)
+        return events
+
+    def _replace(self, actor: WorkerActor, cause: str, is_node_lost: bool) -> list[Done | Lost]:
+        logger.warning("a worker %s: %s", "was lost" if is_node_lost else "died", cause)
+        actor.kill()
+        place = self._actors.index(actor)
+        if actor.info is not None or is_node_lost:
+            self._actors[place] = self._start()
+        elif actor.num_failed_starts + 1 < _MAX_FAILED_STARTS:
+            self._actors[place] = self._start(actor.num_failed_starts + 1)
+        elif self.num_workers > 1:
             # A bad GPU, say: the others go on without it.
             logger.warning("given up after %d failed starts", _MAX_FAILED_STARTS)
-            self._slots.remove(slot)
+            self._num_given_up += 1
+            self._actors.remove(actor)
         else:
             raise ClusterError(
                 f"{_MAX_FAILED_STARTS} workers in a row died while starting: {cause}"
-            ) from error
-        return [Lost(bundle, cause) for bundle in slot.bundles.values()]
+            )
+        return [Lost(bundle, cause, is_node_lost) for bundle in actor.bundles.values()]
 
-    def _check_patience(self) -> None:
-        waited = time.monotonic() - self._last_alive
+    def _check_patience(self, elapsed_s: float) -> None:
+        """Say what is missing while no worker is ready, and stop waiting in the end."""
         cluster = self._config.cluster
-        if waited > cluster.start_timeout_s:
+        if self.num_ready:
+            self._waited_s = self._warned_s = 0.0
+            return
+        self._waited_s += elapsed_s
+        left_s = cluster.start_timeout_s - self._waited_s
+        if left_s > 0 and self._waited_s - self._warned_s < _WARN_EVERY_S:
+            return
+        num_placed = sum(actor.is_placed for actor in self._actors)
+        state = (
+            f"{num_placed} are loading, {self.num_workers - num_placed} wait for a place."
+            f" Each asks for {cluster.gpus_per_worker:g} GPU and {cluster.cpus_per_worker:g} CPU;"
+            f" {describe_resources()}"
+        )
+        if left_s <= 0:
             raise ClusterError(
                 "no worker became ready within cluster.start_timeout_s"
-                f" ({cluster.start_timeout_s:.0f} s). Each asks for"
-                f" {cluster.gpus_per_worker} GPU and {cluster.cpus_per_worker} CPU; the cluster has"
-                f" {_describe(ray.cluster_resources())}, free now"
-                f" {_describe(ray.available_resources())}"
+                f" ({cluster.start_timeout_s:g} s): {state}"
             )
-
-
-def _describe(resources: dict[str, float]) -> str:
-    return f"{resources.get('GPU', 0):g} GPU and {resources.get('CPU', 0):g} CPU"
+        logger.warning("no worker is ready, the job stops in %.0f s: %s", left_s, state)
+        self._warned_s = self._waited_s

@@ -110,7 +110,7 @@ class _Pass:
         self._counters += result.counters
         self._num_done += len(result.texts) + len(result.failures)
 
-    def _give_up(self, request: TextRequest, error: RowError, num_deaths: int) -> None:
+    def _give_up(self, request: TextRequest, error: RowError, causes: tuple[str, ...]) -> None:
         self._table.fail(request.key, error)
         self._num_done += 1
 

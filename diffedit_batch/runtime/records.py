@@ -3,6 +3,7 @@
 import platform
 import socket
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -92,6 +93,7 @@ def result_table(
     *,
     run_id: str,
     attempts: int,
+    attempt_errors: Sequence[str] = (),
 ) -> pa.Table:
     """Results as they are committed: what the worker said, what was asked, what was carried."""
     now = datetime.now(UTC)
@@ -103,6 +105,7 @@ def result_table(
             "id": row.id,
             "image": row.image,
             "attempts": attempts,
+            "attempt_errors": attempt_errors,
             "model_id": model.id,
             "model_revision": model.revision,
             "fingerprint": row.fingerprint,

@@ -11,9 +11,9 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
-from diffedit_batch.config import JobConfig
+from diffedit_batch.config import ClusterConfig, JobConfig
 from diffedit_batch.errors import ClusterError, DiffEditError
 
 logger = logging.getLogger(__name__)
@@ -110,10 +110,40 @@ def stop_on_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def count_places(cluster: ClusterConfig, max_workers: int | None = None) -> int:
+    """Workers that are wanted on the cluster as it is now."""
+    num_places = cluster.workers or 1
+    if cluster.workers is None and cluster.gpus_per_worker:
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        num_places = sum(int(r.get("GPU", 0) / cluster.gpus_per_worker + 1e-6) for r in alive)
+    # One at the least: an autoscaler adds nodes only for those who wait.
+    return max(1, min(num_places, max_workers or num_places))
+
+
+def describe_resources() -> str:
+    """What the cluster has, and what of it nobody holds."""
+    there, free = (
+        f"{resources.get('GPU', 0):g} GPU and {resources.get('CPU', 0):g} CPU"
+        for resources in (ray.cluster_resources(), ray.available_resources())
+    )
+    return f"the cluster has {there}, free now {free}"
+
+
 def describe_death(error: BaseException) -> str:
     """One line on why a worker died."""
     if isinstance(error, RayActorError):
-        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+        text = re.sub(r"\x1b\[[0-9;]*m|\t(class_name|actor_id|namespace): .*", "", str(error))
         return " ".join(text.split())[:500]
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:500]
+
+
+def is_node_loss(error: BaseException) -> bool:
+    """Whether a worker was lost together with its node, or with the connection to it.
+
+    A node that vanishes stays in Ray's list of nodes until its health checks have failed; until
+    then its actors are only unavailable. An actor whose process alone died is never that.
+    """
+    return isinstance(error, ActorUnavailableError) or (
+        isinstance(error, RayActorError) and "its node has died" in str(error)
+    )

@@ -13,19 +13,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.generated import Key, Text
 from diffedit_batch.data.images import read_picture
 from diffedit_batch.engine.counters import Counters
-from diffedit_batch.engine.pixels import content_key
 from diffedit_batch.errors import RowError
 from diffedit_batch.runtime.wanted import TextRequest
 from diffedit_batch.runtime.worker import WorkerInfo
 
 if TYPE_CHECKING:
+    # The driver imports this module too and has no use for torch, which takes seconds to import.
     from diffedit_batch.models.captions import Captioner
     from diffedit_batch.models.prompts import PromptWriter
 
@@ -52,11 +51,11 @@ class PromptsWorker:
     def __init__(self, config: JobConfig, num_threads: int | None = None) -> None:
         self._config, self._num_threads = config, num_threads
         self._lock = threading.Lock()
+        self._num_written = 0
         self._writer: PromptWriter
 
     def load(self) -> WorkerInfo:
         """Load the model. Raises ModelError."""
-        # Here, because the driver imports this module too and has no use for the model libraries.
         from diffedit_batch.models.prompts import PromptWriter
 
         def load() -> None:
@@ -77,7 +76,12 @@ class PromptsWorker:
             except RowError as error:
                 result.failures[request.key] = error
             result.counters.prompt_generations += 1
+            self._num_written += 1
         return result
+
+    def progress(self) -> int:
+        """Concepts done so far."""
+        return self._num_written
 
 
 class CaptionsWorker:
@@ -93,11 +97,12 @@ class CaptionsWorker:
         self._lock = threading.Lock()
         self._readers = ThreadPoolExecutor(config.engine.loader_threads, "load")
         self._known: dict[str, str | RowError] = {}
+        self._num_steps = 0
         self._captioner: Captioner
 
     def load(self) -> WorkerInfo:
         """Load the model. Raises ModelError."""
-        from diffedit_batch.models.captions import Captioner  # not in the driver, as above
+        from diffedit_batch.models.captions import Captioner
 
         def load() -> None:
             self._captioner = Captioner.load(self._config.captions, self._config.device)
@@ -106,6 +111,8 @@ class CaptionsWorker:
 
     def generate(self, groups: Sequence[tuple[TextRequest, ...]]) -> TextResult:
         """Caption images; one that cannot be read fails as it would while editing."""
+        from diffedit_batch.engine.pixels import content_key
+
         result = TextResult()
         requests = [request for group in groups for request in group]
         pictures: dict[str, NDArray[np.uint8]] = {}
@@ -123,6 +130,7 @@ class CaptionsWorker:
                 self._known = {content: self._known[content] for content in pictures.keys() - new}
             self._known.update(zip(new, captions, strict=True))
             found = {content: self._known[content] for content in pictures}
+        self._num_steps += 1
         for key, content in contents.items():
             caption = found[content]
             if isinstance(caption, RowError):
@@ -131,6 +139,10 @@ class CaptionsWorker:
                 result.texts.append(Text(key, (caption,), content))
         result.counters.captions = len(new)
         return result
+
+    def progress(self) -> int:
+        """Pictures read and bundles captioned so far."""
+        return self._num_steps
 
     def _read(self, request: TextRequest) -> NDArray[np.uint8] | RowError:
         limits = self._config.input
@@ -141,9 +153,13 @@ class CaptionsWorker:
             )
         except RowError as error:
             return error
+        finally:
+            self._num_steps += 1
 
 
 def _load(load: Callable[[], None], device: str, num_threads: int | None) -> WorkerInfo:
+    import torch
+
     started = time.perf_counter()
     if num_threads is not None:
         torch.set_num_threads(num_threads)

@@ -26,6 +26,7 @@ from diffedit_batch.runtime.records import error_columns
 from diffedit_batch.schema import EditRequest
 
 if TYPE_CHECKING:
+    # The driver imports this module too and has no use for torch, which takes seconds to import.
     from diffedit_batch.engine.editor import DiffEditor
     from diffedit_batch.engine.requests import EditResult, ImageEdits
 
@@ -77,6 +78,7 @@ class Worker:
         self._owners: dict[str, _Bundle] = {}
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = defaultdict(float)
+        self._num_steps = 0
         self._reported = Counters()
         self._loaders = ThreadPoolExecutor(config.engine.loader_threads, "load")
         self._writers = ThreadPoolExecutor(config.engine.writer_threads, "write")
@@ -89,7 +91,6 @@ class Worker:
             ModelError: it cannot be loaded or used.
             StorageError: this worker does not see the output folder the driver sees.
         """
-        # Here, because the driver imports this module too and has no use for the model libraries.
         import torch
 
         from diffedit_batch.engine.editor import DiffEditor
@@ -129,7 +130,13 @@ class Worker:
             seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return BundleResult(bundle.rows, new, seconds)
 
+    def progress(self) -> int:
+        """Pictures read, network calls and pictures written so far."""
+        return self._num_steps
+
     def _read(self, bundle: _Bundle, group: Group) -> None:
+        from diffedit_batch.engine.requests import ImageEdits
+
         started = time.perf_counter()
         limits = {
             "max_bytes": self._config.input.max_bytes,
@@ -226,6 +233,7 @@ class Worker:
 
     def _add(self, bundle: _Bundle, rows: list[dict[str, Any]]) -> None:
         with self._lock:
+            self._num_steps += 1
             bundle.rows += rows
             bundle.num_missing -= len(rows)
             is_done = bundle.num_missing == 0
@@ -244,6 +252,7 @@ class Worker:
 
     def _count_seconds(self, phase: str, started: float) -> None:
         with self._lock:
+            self._num_steps += 1
             self._seconds[phase] += time.perf_counter() - started
 
 

@@ -60,19 +60,36 @@ def test_rows_are_read_no_further_than_needed() -> None:
     assert len(read) < 5000
 
 
-def test_a_returned_bundle_goes_out_first_in_halves() -> None:
-    backlog = Backlog(rows("abcdefgh"), 4, 1)
-    backlog.peek()
-    lost = backlog.pop()
-    backlog.put_back(lost)
-    halves = []
-    for _ in range(2):
-        bundle = backlog.peek()
-        assert bundle is not None
-        assert (bundle.num_deaths, bundle.num_deaths_alone) == (1, 0)
-        halves.append([r.id for group in bundle.groups for r in group])
-        backlog.pop()
-    assert halves == [["0", "1"], ["2", "3"]]
+def take(backlog: Backlog) -> Bundle:
+    assert backlog.peek() is not None
+    return backlog.pop()
+
+
+def test_a_returned_bundle_goes_out_in_halves_with_new_ones_in_between() -> None:
+    backlog = Backlog(rows("abcdefghijkl"), 4, 1)
+    backlog.put_back(take(backlog), "a cause")
+    bundles = [take(backlog) for _ in range(4)]
+    assert [[r.id for [r] in bundle.groups] for bundle in bundles] == [
+        ["0", "1"],
+        ["4", "5", "6", "7"],
+        ["2", "3"],
+        ["8", "9", "10", "11"],
+    ]
+    for bundle in bundles[::2]:
+        assert (bundle.num_deaths, bundle.num_deaths_alone, bundle.causes) == (1, 0, ("a cause",))
+    assert backlog.peek() is None
+    assert not backlog.has_new
+
+
+def test_a_bundle_that_is_not_charged_comes_back_whole() -> None:
+    backlog = Backlog(rows("abcd"), 4, 1)
+    backlog.put_back(take(backlog), "node lost", is_charged=False)
+    bundle = take(backlog)
+    assert (bundle.num_rows, bundle.num_deaths, bundle.num_lost_nodes) == (4, 0, 1)
+    backlog.put_back(bundle, "died")
+    half = take(backlog)
+    assert (half.num_rows, half.num_deaths, half.num_lost_nodes) == (2, 1, 1)
+    assert half.causes == ("node lost", "died")
 
 
 def test_only_deaths_alone_are_charged_to_a_row() -> None:
@@ -82,19 +99,13 @@ def test_only_deaths_alone_are_charged_to_a_row() -> None:
     bundle = Bundle([(request,)])
     charged = []
     for _ in range(4):
-        backlog.put_back(bundle)
-        assert backlog.peek() is not None
-        bundle = backlog.pop()
+        backlog.put_back(bundle, "died")
+        bundle = take(backlog)
         charged.append((bundle.num_deaths, bundle.num_deaths_alone))
     assert charged == [(1, 0), (2, 1), (3, 2), (4, 3)]
 
 
 def test_groups_of_an_image_survive_being_halved() -> None:
     backlog = Backlog(rows("aabb"), 100, 1)
-    first = backlog.peek()
-    assert first is not None
-    lost = Bundle([group for bundle in [backlog.pop()] for group in bundle.groups])
-    backlog.put_back(lost)
-    bundle = backlog.peek()
-    assert bundle is not None
-    assert [[r.id for r in group] for group in bundle.groups] == [["0", "1"]]
+    backlog.put_back(take(backlog), "died")
+    assert [[r.id for r in group] for group in take(backlog).groups] == [["0", "1"]]

@@ -286,9 +286,7 @@ def test_workers_that_ask_for_too_much_are_given_up_with_a_reason(
     monkeypatch.setattr(driver, "Worker", FakeWorker)
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
     cluster = {"gpus_per_worker": 0.0, "cpus_per_worker": 64.0, "start_timeout_s": 3.0}
-    with pytest.raises(
-        ClusterError, match=r"Each asks for 0.0 GPU and 64.0 CPU; .* has 0 GPU and 2"
-    ):
+    with pytest.raises(ClusterError, match=r"Each asks for 0 GPU and 64 CPU; .* has 0 GPU and 2"):
         run_job(job(tmp_path, Path("demo"), cluster=cluster))
 
 

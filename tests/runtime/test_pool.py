@@ -1,9 +1,12 @@
 from pathlib import Path
 
 import pytest
-from fake_worker import FakeWorker
+from fake_worker import BrokenWorker, FakeWorker, StuckWorker
 from jobs_on_disk import job
 
+from diffedit_batch.config import JobConfig
+from diffedit_batch.errors import ClusterError
+from diffedit_batch.runtime import pool
 from diffedit_batch.runtime.backlog import Bundle
 from diffedit_batch.runtime.pool import Done, Lost, WorkerPool
 from diffedit_batch.schema import EditRequest
@@ -24,12 +27,17 @@ def next_events(workers: WorkerPool) -> list[Done | Lost]:
     raise AssertionError("nothing happened for a minute")
 
 
-@pytest.fixture
-def workers(tmp_path: Path) -> WorkerPool:
-    workers = WorkerPool(job(tmp_path, Path("demo")), FakeWorker, "edit")
+def start(config: JobConfig, worker: type = FakeWorker) -> WorkerPool:
+    """A pool with a worker that is ready."""
+    workers = WorkerPool(config, worker, "edit")
     while not workers.num_ready:
         workers.wait(1.0)
     return workers
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> WorkerPool:
+    return start(job(tmp_path, Path("demo")))
 
 
 def test_a_worker_takes_two_bundles_and_no_third(workers: WorkerPool) -> None:
@@ -50,15 +58,73 @@ def test_a_suspect_runs_with_nothing_beside_it(workers: WorkerPool) -> None:
     workers.close()
 
 
-def test_patience_counts_from_when_a_worker_was_last_alive(workers: WorkerPool) -> None:
-    """A worker that dies hours after the start is replaced like any other."""
-    workers._last_alive -= 1e6
+def test_patience_counts_while_the_driver_looks(workers: WorkerPool) -> None:
+    """A driver that was held up for days replaces a worker that died meanwhile like any other."""
+    workers._watched_at -= 1e6
     workers.submit(bundle("slow", "die"))
     [event] = next_events(workers)
     assert isinstance(event, Lost)
+    assert "worker process has died" in event.cause
+    assert not event.is_node_lost
     while not workers.num_ready:
         workers.wait(1.0)
     workers.submit(bundle("a"))
     [event] = next_events(workers)
     assert isinstance(event, Done)
     workers.close()
+
+
+@pytest.mark.parametrize("order", ["hang", "freeze"])
+def test_a_worker_that_makes_no_progress_is_replaced(tmp_path: Path, order: str) -> None:
+    workers = start(job(tmp_path, Path("demo"), cluster={"hang_timeout_s": 2.0}))
+    process = Path("/proc", workers.infos[0].host.removeprefix("process "))
+    assert process.exists()
+    workers.submit(bundle("a", order))
+    [event] = next_events(workers)
+    assert isinstance(event, Lost)
+    assert (event.cause, event.is_node_lost) == ("no progress for 2 s", False)
+    while not workers.num_ready or process.exists():
+        workers.wait(1.0)
+    workers.close()
+
+
+def test_a_worker_with_nothing_to_do_is_left_in_peace(tmp_path: Path) -> None:
+    workers = start(job(tmp_path, Path("demo"), cluster={"hang_timeout_s": 0.5}))
+    for _ in range(4):
+        assert workers.wait(1.0) == []
+        assert workers.num_ready == 1
+    workers.close()
+
+
+def test_a_worker_that_dies_with_nothing_to_do_is_replaced(workers: WorkerPool) -> None:
+    [actor] = workers._actors
+    actor.kill()
+    while workers._actors == [actor]:
+        assert workers.wait(1.0) == []
+    workers.close()
+
+
+def test_a_worker_that_hangs_while_it_starts_is_replaced(tmp_path: Path) -> None:
+    cluster = {"workers": 2, "start_timeout_s": 10.0}
+    config = job(tmp_path, Path("demo"), cluster=cluster)
+    (tmp_path / "output").mkdir()
+    workers = start(config, StuckWorker)
+    while workers.num_ready < 2:
+        workers.wait(1.0)
+    workers.close()
+
+
+def test_a_worker_that_cannot_be_made_stops_the_job_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"3 workers in a row .* no such library"):
+        start(job(tmp_path, Path("demo")), BrokenWorker)
+
+
+def test_who_waits_for_a_place_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool, "_WARN_EVERY_S", 1.0)
+    cluster = {"cpus_per_worker": 64.0, "start_timeout_s": 4.0, "workers": 2}
+    with pytest.raises(ClusterError, match="0 are loading, 2 wait for a place"):
+        start(job(tmp_path, Path("demo"), cluster=cluster))
+    assert "Each asks for 0 GPU and 64 CPU; the cluster has 0 GPU and 2 CPU" in caplog.text
+    assert "no worker is ready, the job stops in" in caplog.text

@@ -3,7 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from jobs_on_disk import edits_of, job, picture, write_manifest, write_pictures
+from PIL import Image
+from torch import Tensor
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.manifest import Manifest
@@ -148,3 +151,31 @@ def test_a_model_that_cannot_be_loaded_is_raised(config: JobConfig, tmp_path: Pa
 def test_a_worker_that_does_not_see_the_output_says_so(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(StorageError, match="on storage that all nodes share"):
         Worker(job(tmp_path, tiny_model)).load()
+
+
+def test_out_of_device_memory_halves_calls_and_fails_the_row_that_does_not_fit_alone(
+    config: JobConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that holds 5 evaluations of the small pictures, and none of the wide one."""
+    Image.new("RGB", (256, 64), "red").save(tmp_path / "001.png")
+    worker = Worker(config, num_threads=1)
+    worker.load()
+    batcher = worker._editor._batcher
+    network = batcher._noise_model
+
+    def limited(latents: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
+        if len(latents) > 5 or latents.shape[-1] != latents.shape[-2]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return network(latents, timesteps, texts)
+
+    monkeypatch.setattr(batcher, "_noise_model", limited)
+    result = worker.edit(groups_of(config))
+    rows = {row["id"]: row for row in result.rows}
+    for row_id in ("001-0", "001-1"):
+        row = rows.pop(row_id)
+        assert (row["status"], row["error_stage"]) == ("failed", "edit")
+        assert row["error_type"] == "OutOfMemory"
+        assert "Tried to allocate" in row["error_message"]
+    assert [row["status"] for row in rows.values()] == ["edited"] * 4
+    assert result.counters.batch_halvings > 0
+    assert worker.edit(groups_of(config)[:1]).counters.batch_halvings == 0, "remembered"
