@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.storage import Storage
 
 _TILE = 128
@@ -41,10 +41,7 @@ def write_contact_sheet(output_uri: str, image_root: Path, path: Path, num_rows:
     """Draw a sheet of evenly spread rows of an output that have pictures; returns its path."""
     storage = Storage(output_uri)
     columns = ["image", *_PROMPTS, "edited_file_name", "mask_file_name"]
-    tables = []
-    for name in storage.names("results", ".parquet"):
-        with storage.fs.open(storage.full(f"results/{name}"), "rb") as file:
-            tables.append(pq.ParquetFile(file).read(columns=["id", "status", *columns]))
+    tables = list(Ledger(storage).scan(["id", "status", *columns]))
     found = [
         row for row in pa.concat_tables(tables).sort_by("id").to_pylist() if row["edited_file_name"]
     ]

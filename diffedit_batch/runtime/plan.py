@@ -8,8 +8,9 @@ from itertools import islice
 from typing import Any
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.ledger import Ledger, read_json, version_key
+from diffedit_batch.data.ledger import Ledger, read_json
 from diffedit_batch.data.manifest import Manifest
+from diffedit_batch.data.parts import version_key
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.models.identity import identify
 from diffedit_batch.runtime.backlog import Backlog
@@ -60,7 +61,7 @@ def plan_job(config: JobConfig, *, limit: int | None = None, retry_failed: bool 
     model = identify(config.model)
     storage = Storage(config.output.uri)
     manifest = Manifest(config, f"{model.id}@{model.revision}", open_generated(config, storage))
-    committed = Ledger(storage, "").committed()
+    committed = Ledger(storage).committed()
     plan = Plan(num_rows=manifest.num_rows, seconds_per_eval=_last_speed(storage))
     if limit is not None:
         plan.num_rows = min(plan.num_rows, limit)
