@@ -152,6 +152,8 @@ def _acquire(storage: Storage, run_id: str) -> Holder:
         before = newest_holder(storage)
         if before is not None and not before.is_released:
             if not is_gone(before) and not _is_silent(storage, before):
+                if newest_holder(storage) != before:
+                    continue
                 raise OutputHeldError(describe(storage.uri, before, EXPIRY_S))
             logger.warning("taking over from run %s, which did not end", before.run_id)
         ours = this_process(_next_epoch(before, part_names(storage)), run_id)

@@ -74,10 +74,11 @@ def persist(
         number = getattr(error, "errno", None)
         if isinstance(error, PermissionError):  # object stores give no number
             number = errno.EACCES
+        remedy = "See that it can be reached" if is_passing(error) else "See to it"
         num_tries = retrying.statistics["attempt_number"]
         often = f" (tried {num_tries} times in {patience_s:.0f} s)" if num_tries > 1 else ""
         raise StorageError(
-            f"cannot {what}: {_reason(error)}{often}. {_REMEDIES.get(number, 'See to it')}; the"
+            f"cannot {what}: {_reason(error)}{often}. {_REMEDIES.get(number, remedy)}; the"
             " same command then continues."
         ) from error
 

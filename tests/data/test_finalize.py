@@ -13,14 +13,6 @@ from diffedit_batch.data.storage import Storage, file_names
 from diffedit_batch.errors import StorageError
 
 
-@pytest.fixture(params=["local", "memory"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """An output folder on a disk, and one on a stand-in for an object store."""
-    if request.param == "local":
-        return Storage(str(tmp_path / "out"))
-    return Storage(f"memory://{tmp_path.name}/out")
-
-
 def test_empty_output(storage: Storage) -> None:
     assert len(Ledger(storage).committed()) == 0
     balance = finish(storage)

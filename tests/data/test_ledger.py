@@ -11,14 +11,6 @@ from diffedit_batch.data.storage import Storage
 from diffedit_batch.errors import StorageError
 
 
-@pytest.fixture(params=["local", "memory"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """An output folder on a disk, and one on a stand-in for an object store."""
-    if request.param == "local":
-        return Storage(str(tmp_path / "out"))
-    return Storage(f"memory://{tmp_path.name}/out")
-
-
 def test_parts_are_named_after_run_and_order(storage: Storage) -> None:
     names = commit(storage, [edited("a")], [edited("b")])
     assert names == ["part-000001-000001.parquet", "part-000001-000002.parquet"]
