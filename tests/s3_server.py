@@ -82,7 +82,9 @@ class S3Server:
         request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
         with self._lock:
             self.requests[environ["REQUEST_METHOD"]] += 1
-            fault = next((f for f in self.faults if f.times and re.search(f.request, request)), None)
+            fault = next(
+                (f for f in self.faults if f.times and re.search(f.request, request)), None
+            )
             if fault is not None:
                 fault.times -= 1
         if fault is None:

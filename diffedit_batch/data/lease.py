@@ -69,7 +69,11 @@ class Lease:
         self._thread.join(timeout=2 * _BEAT_PATIENCE_S)
         if not self.is_lost and not self._thread.is_alive():
             try:
-                self._write(is_released=True)
+                try:
+                    self._write(is_released=True)
+                except StorageError:
+                    # A full disk has no room for it; to remove the file takes none.
+                    self._beats.remove([_path(self.holder.epoch)])
             except StorageError as error:
                 logger.warning("the lease could not be released, and has to expire: %s", error)
 

@@ -68,10 +68,12 @@ def persist(
     )
     try:
         return retrying(action)
-    except (StorageError, *expected):
+    except StorageError:
         raise
     except Exception as error:  # the clients of object stores raise classes of their own
-        number = getattr(error, "errno", None)
+        if isinstance(error, expected):
+            raise
+        number = getattr(error, "errno", None) or 0
         if isinstance(error, PermissionError):  # object stores give no number
             number = errno.EACCES
         remedy = "See that it can be reached" if is_passing(error) else "See to it"

@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest

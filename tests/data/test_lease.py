@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import signal
@@ -54,7 +55,7 @@ def elsewhere(epoch: int = 1, heartbeat_at: str = LONG_AGO, **more: Any) -> Hold
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses of a run that watches a holder, which take no time here."""
     pauses: list[float] = []
-    monkeypatch.setattr(lease_module.time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "sleep", pauses.append)
     return pauses
 
 
@@ -74,7 +75,9 @@ def test_a_second_run_is_refused_until_the_first_ends(storage: Storage) -> None:
         before = content(storage)
         assert free_epoch(storage) is None
         with (
-            pytest.raises(OutputHeldError, match=r"run first on .*\(pid \d+\), which started \d+ s"),
+            pytest.raises(
+                OutputHeldError, match=r"run first on .*\(pid \d+\), which started \d+ s"
+            ),
             hold_lease(storage, "second"),
         ):
             pass
@@ -120,11 +123,11 @@ def test_of_many_at_once_one_wins(storage: Storage) -> None:
 
 
 def test_the_heart_beats(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    beats: list[str] = []
+    beats = itertools.count()
     monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.01)
-    monkeypatch.setattr(lease_module, "now", lambda: beats.append(now()) or f"beat {len(beats)}")
+    monkeypatch.setattr(lease_module, "now", lambda: f"beat {next(beats)}")
     with hold_lease(storage, "first"):
-        seen = set()
+        seen: set[str] = set()
         while len(seen) < 3:
             holder = newest_holder(storage)
             assert holder is not None
@@ -158,9 +161,7 @@ def test_a_process_that_was_killed_here_is_replaced_at_once(
     assert watched == []
 
 
-def test_a_pid_that_is_another_process_now_is_dead(
-    storage: Storage, watched: list[float]
-) -> None:
+def test_a_pid_that_is_another_process_now_is_dead(storage: Storage, watched: list[float]) -> None:
     ours = this_process(1, "first")
     put(storage, replace(ours, process_start_s=ours.process_start_s - 60))
     with hold_lease(storage, "second"):
@@ -188,7 +189,7 @@ def test_a_holder_elsewhere_that_beats_while_watched_is_left_alone(
     holder = put(storage, elsewhere())
     beats = iter(["2026-01-01T00:00:30+00:00", now()])
     monkeypatch.setattr(
-        lease_module.time,
+        time,
         "sleep",
         lambda _: put(storage, replace(holder, heartbeat_at=next(beats))),
     )
@@ -200,9 +201,7 @@ def test_a_holder_elsewhere_that_ends_while_watched_is_followed(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holder = put(storage, elsewhere())
-    monkeypatch.setattr(
-        lease_module.time, "sleep", lambda _: put(storage, replace(holder, is_released=True))
-    )
+    monkeypatch.setattr(time, "sleep", lambda _: put(storage, replace(holder, is_released=True)))
     with hold_lease(storage, "second") as lease:
         assert lease.holder.epoch == 2
 

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -28,8 +27,7 @@ def test_committed_says_whether_all_a_row_has_is_failures(storage: Storage) -> N
         storage,
         [edited("good"), failed("bad"), failed("later"), edited("earlier"), failed("other", "f")],
     )
-    commit(storage, [edited("later"), failed("earlier"), failed("bad"), edited("other", "g")]
-    )
+    commit(storage, [edited("later"), failed("earlier"), failed("bad"), edited("other", "g")])
     committed = Ledger(storage).committed()
     expected = {
         version_key("good", "f"): False,

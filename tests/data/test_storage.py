@@ -1,8 +1,8 @@
 import errno
 import os
 import resource
-import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,6 @@ from typing import Any
 
 import fsspec
 import pytest
-import tenacity
 from s3_server import BUCKET, Fault, S3Server
 
 from diffedit_batch.data.storage import TEMPORARY, Storage, file_names
@@ -206,18 +205,6 @@ def test_a_writer_whose_temporary_file_is_cleaned_away_writes_again(
     assert storage.read("a") == b"whole"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 def test_a_full_disk_is_waited_for_and_then_a_clear_error(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,7 +231,7 @@ def test_a_full_disk_on_which_room_is_made_is_no_error(
         pauses.append(seconds)
         (small_disk / "filler").unlink(missing_ok=True)
 
-    monkeypatch.setattr(tenacity.nap.time, "sleep", make_room)
+    monkeypatch.setattr(time, "sleep", make_room)
     storage.write("a", bytes(500_000))
     assert len(pauses) == 1
     assert files_under(small_disk) == ["a"]
@@ -259,7 +246,9 @@ def test_what_will_not_pass_is_not_tried_again(
 
     tries: list[str] = []
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(StorageError, match=r"Permission denied\. Allow this user to read and write"):
+    with pytest.raises(
+        StorageError, match=r"Permission denied\. Allow this user to read and write"
+    ):
         Storage(str(tmp_path)).write("a", b"")
     assert len(tries) == 1
 
@@ -271,9 +260,7 @@ def remote(s3: S3Server, tmp_path: Path) -> Storage:
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_a_busy_or_broken_server_is_asked_again(
-    s3: S3Server, remote: Storage, status: int
-) -> None:
+def test_a_busy_or_broken_server_is_asked_again(s3: S3Server, remote: Storage, status: int) -> None:
     def survive(request: str, action: Callable[[], Any]) -> Any:
         s3.faults = [Fault(request, times=2, status=status)]
         result = action()
@@ -312,7 +299,9 @@ def test_a_server_that_stays_broken_is_a_clear_error(
         lambda: remote.remove(["a"]),
     ]
     for action in actions:
-        with pytest.raises(StorageError, match=r"cannot \w+ bucket/.*: .*See that it can be reached"):
+        with pytest.raises(
+            StorageError, match=r"cannot \w+ bucket/.*: .*See that it can be reached"
+        ):
             action()
 
 
