@@ -1,10 +1,13 @@
+import itertools
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from results_on_disk import commit, content, edited, failed, finish, pictures, results, wanted
 
-from diffedit_batch.data.finalize import SMALL_PART_ROWS, finalize
+from diffedit_batch.data.finalize import SMALL_PART_ROWS, finalize, remove_replaced
 from diffedit_batch.data.lease import hold_lease
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.parts import Asked, version_key
@@ -199,3 +202,49 @@ def test_foreign_files_are_ignored(storage: Storage) -> None:
     storage.write("results/README.md", b"hello")
     assert finish(storage).counts == {"edited": 1}
     assert storage.exists("results/README.md")
+
+
+@pytest.mark.parametrize("num_removed", range(6))
+def test_kill_while_replaced_files_go(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, num_removed: int
+) -> None:
+    commit(storage, [edited("a", "old"), edited("b")])
+    commit(storage, [edited("a", "new")])
+    current = wanted(("a", "new"), ("b", "f"))
+    rm_file, calls = storage.fs.rm_file, itertools.count()
+
+    def remove_some(path: str) -> None:
+        if "/_diffedit/lease/" not in path and next(calls) == num_removed:
+            raise KeyboardInterrupt
+        rm_file(path)
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(storage.fs, "rm_file", remove_some)
+        finish(storage, current)
+    # Whoever comes next cleans up first: what a part lists is then there, and nothing else is.
+    with hold_lease(storage, "next") as lease:
+        ledger = Ledger(storage, lease)
+        assert remove_replaced(ledger) == (num_removed < 5)
+        listed = {row["edited_file_name"] for row in results(storage)}
+        assert listed == {file_names("a", "new")[0], file_names("b", "f")[0]}
+        assert finalize(ledger, current).counts == {"edited": 2}
+    assert pictures(storage) == {*file_names("a", "new"), *file_names("b", "f")}
+    assert storage.names("_diffedit", ".parquet") == []
+
+
+def test_no_object_is_kept_for_a_row(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    num_rows = 20_000
+    ids = [str(number) for number in range(num_rows)]
+    names = {name: pa.array([text] * num_rows) for name, text in edited("x").items()}
+    commit(storage, pa.table({**names, "id": ids}))
+    tracemalloc.start()
+    try:
+        committed = Ledger(storage).committed()
+        asked = wanted(*((row_id, "f") for row_id in ids))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(committed) == num_rows
+    assert kept < 60 * num_rows  # 17 and 32 bytes; a dict of bytes alone would need over 100
+    assert finish(storage, asked).counts == {"edited": num_rows}
