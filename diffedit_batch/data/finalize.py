@@ -80,7 +80,8 @@ def finalize(ledger: Ledger, asked: Asked) -> Balance:
 
     A success beats a failure of the same version, then the newest wins. Ids that left the manifest
     keep their newest row. New parts are written before old ones go, and what is to go is written
-    down first: a kill in between leaves duplicates for the next run to remove, never a hole.
+    down first: a kill in between leaves duplicates for the next run, which begins with
+    `remove_replaced`, and never a hole.
 
     Args:
         ledger: the results, held by this run.
@@ -90,7 +91,6 @@ def finalize(ledger: Ledger, asked: Asked) -> Balance:
         StorageError: a row of this run has no result (its rows do not balance).
         LeaseLostError: another run has taken over.
     """
-    remove_replaced(ledger)
     adopted, late = ledger.adopted_and_late()
     index = _read_index(ledger, adopted)
     best = _choose(ledger, index, asked)
