@@ -81,7 +81,7 @@ class Storage:
                 return bytes(self.fs.cat_file(self.full(path))) == data
             return True
 
-        return self._persist("create", path, create)
+        return self._persist("write", path, create)
 
     def read(self, path: str) -> bytes:
         """The content of `path`. Raises FileNotFoundError, StorageError."""
