@@ -1,8 +1,8 @@
 """`diffedit-batch`: parses, calls, prints; no logic of its own.
 
 Exit codes: 0 finished or nothing to do, 1 unexpected error, 2 bad usage, config, manifest or model,
-3 more failures than allowed, 4 workers could not be had or kept (resumable), 5 storage, 75
-interrupted on request (resumable).
+3 more failures than allowed, 4 workers could not be had or kept (resumable), 5 storage, 6 output
+held by another run, 75 interrupted on request (resumable).
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from diffedit_batch import __version__
 from diffedit_batch.config import JobConfig, load_config
-from diffedit_batch.errors import DiffEditError, InterruptedRunError
+from diffedit_batch.errors import DiffEditError, InterruptedRunError, OutputHeldError
 from diffedit_batch.flags import add_selection, selection_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="diffedit-batch",
         description="Edit image datasets with DiffEdit: Parquet in, PNGs and Parquet out.",
         epilog="Exit codes: 0 finished, 1 unexpected, 2 bad input, 3 too many failed rows,"
-        " 4 no workers, 5 storage, 75 interrupted. After 4, 5 and 75 the same command continues.",
+        " 4 no workers, 5 storage, 6 output held by another run, 75 interrupted. After 4, 5, 6 and"
+        " 75 the same command continues.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -84,6 +85,13 @@ def _parser() -> argparse.ArgumentParser:
             help="override a key, e.g. --set edit.guidance_scale=5 (repeatable)",
         )
         add_selection(sub, can_prune=sub is not prepare)
+    run.add_argument(
+        "--if-locked",
+        choices=("fail", "skip"),
+        default="fail",
+        help="where another run holds the output: exit with code 6, or do nothing and exit with 0"
+        " (fail)",
+    )
     plan.add_argument("--json", action="store_true", help="print JSON")
     status = add("status", _status, "Show what an output folder holds.")
     status.add_argument("output", help="output folder of a job")
@@ -95,7 +103,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.settings)
-    _execute(config, selection_of(arguments))
+    try:
+        _execute(config, selection_of(arguments))
+    except OutputHeldError as error:
+        if arguments.if_locked == "fail":
+            raise
+        print(f"skipped: {error}")
     return 0
 
 

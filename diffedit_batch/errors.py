@@ -6,6 +6,8 @@
     |- ModelError           a model could not be loaded
     |- ClusterError         workers could not be had or kept
     |- StorageError         the output could not be read or written
+    |- OutputHeldError      another run writes to the output; this one did nothing
+    |- LeaseLostError       another run has taken the output over from this one
     |- TooManyFailuresError more rows failed than allowed
     |- InterruptedRunError  stopped on request; resumable
     `- RowError             one row cannot be edited; it becomes a `failed` result, the others go on
@@ -75,6 +77,18 @@ class StorageError(DiffEditError):
     """The output could not be read or written."""
 
     exit_code = 5
+
+
+class OutputHeldError(DiffEditError):
+    """Another run writes to the output; the message says which. This one has changed nothing."""
+
+    exit_code = 6
+
+
+class LeaseLostError(DiffEditError):
+    """Another run has taken the output over, because this one was silent for too long."""
+
+    exit_code = 6
 
 
 class InterruptedRunError(DiffEditError):

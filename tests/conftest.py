@@ -1,5 +1,6 @@
 """Tiny real models for all tests: diffusers and transformers classes with few, random weights."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from s3_server import BUCKET, S3Server
 from transformers import (
     BertTokenizer,
     BlipConfig,
@@ -23,6 +25,7 @@ from transformers import (
 
 import diffedit_batch
 from diffedit_batch.config import ModelConfig
+from diffedit_batch.data.storage import Storage
 from diffedit_batch.models.components import Components
 
 DEMO_WEIGHTS = Path(diffedit_batch.__file__).parent / "demo" / "weights"
@@ -211,3 +214,44 @@ def ray_here() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A server that speaks S3, for all tests; this process finds it in its environment."""
+    import s3fs
+
+    with S3Server().running() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem(use_listings_cache=False).mkdir(BUCKET)
+        yield server
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> Iterator[S3Server]:
+    """That server, without faults before and after a test."""
+    yield s3_server
+    s3_server.faults.clear()
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """An output folder on a disk, and one on an object store."""
+    if request.param == "local":
+        return Storage(str(tmp_path / "out"))
+    request.getfixturevalue("s3")
+    return Storage(f"s3://{BUCKET}/{tmp_path.name}/out")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)

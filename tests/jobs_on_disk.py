@@ -95,7 +95,8 @@ def check_output(folder: Path, num_rows: int) -> list[dict[str, Any]]:
         p.relative_to(output) for d in ("edited", "masks") for p in (output / d).rglob("*.png")
     }
     assert {str(path) for path in on_disk} == listed
-    assert not list((output / "_diffedit" / "tmp").rglob("*.*"))
+    [lease] = (output / "_diffedit").rglob("*.*")  # and nothing temporary
+    assert json.loads(lease.read_text())["is_released"]
     return rows
 
 

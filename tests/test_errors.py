@@ -8,8 +8,10 @@ from diffedit_batch.errors import (
     ConfigError,
     DiffEditError,
     InterruptedRunError,
+    LeaseLostError,
     ManifestError,
     ModelError,
+    OutputHeldError,
     ProblemsError,
     RowError,
     StorageError,
@@ -24,6 +26,8 @@ EXIT_CODES: dict[type[DiffEditError], int] = {
     TooManyFailuresError: 3,
     ClusterError: 4,
     StorageError: 5,
+    OutputHeldError: 6,
+    LeaseLostError: 6,
     InterruptedRunError: 75,
 }
 PLAIN = [kind for kind in EXIT_CODES if not issubclass(kind, ProblemsError)]

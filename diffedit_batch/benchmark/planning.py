@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffedit_batch.config import JobConfig
+from diffedit_batch.data.lease import hold_lease
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.storage import Storage, file_names
@@ -102,7 +103,7 @@ def _plan(config: JobConfig, num_done: int, num_images: int) -> PlanningCost:
     with step("check"):
         manifest = Manifest(config, _model_key(config), open_generated(config, storage))
     with step("ledger"):
-        selector = Selector(UNDONE, manifest, Ledger(storage, ""))
+        selector = Selector(UNDONE, manifest, Ledger(storage))
     num_to_do = 0
 
     def requests() -> Iterator[tuple[str, EditRequest | None]]:
@@ -166,25 +167,27 @@ def _write_manifest(folder: Path, num_rows: int, num_images: int) -> JobConfig:
 
 def _write_results(config: JobConfig, num_done: int) -> None:
     """What a run would have committed of the first rows, their pictures left out."""
-    ledger = Ledger(Storage(config.output.uri), "20260101T000000-benchmark")
-    rows = islice(Manifest(config, _model_key(config)).rows(), num_done)
-    while versions := [(row.id, row.fingerprint) for row in islice(rows, _ROWS_AT_ONCE)]:
-        names = [file_names(*version) for version in versions]
-        known = {
-            "id": [row_id for row_id, _ in versions],
-            "fingerprint": [fingerprint for _, fingerprint in versions],
-            "status": ["edited"] * len(versions),
-            "edited_file_name": [edited for edited, _ in names],
-            "mask_file_name": [mask for _, mask in names],
-        }
-        columns = []
-        for field in RESULT_SCHEMA:
-            if field.name in known:
-                columns.append(pa.array(known[field.name], field.type))
-            else:
-                blank = None if field.nullable else _blank(field.type)
-                columns.append(pa.array([blank] * len(versions), field.type))
-        ledger.commit(pa.Table.from_arrays(columns, schema=RESULT_SCHEMA))
+    storage = Storage(config.output.uri)
+    with hold_lease(storage, "benchmark") as lease:
+        ledger = Ledger(storage, lease)
+        rows = islice(Manifest(config, _model_key(config)).rows(), num_done)
+        while versions := [(row.id, row.fingerprint) for row in islice(rows, _ROWS_AT_ONCE)]:
+            names = [file_names(*version) for version in versions]
+            known = {
+                "id": [row_id for row_id, _ in versions],
+                "fingerprint": [fingerprint for _, fingerprint in versions],
+                "status": ["edited"] * len(versions),
+                "edited_file_name": [edited for edited, _ in names],
+                "mask_file_name": [mask for _, mask in names],
+            }
+            columns = []
+            for field in RESULT_SCHEMA:
+                if field.name in known:
+                    columns.append(pa.array(known[field.name], field.type))
+                else:
+                    blank = None if field.nullable else _blank(field.type)
+                    columns.append(pa.array([blank] * len(versions), field.type))
+            ledger.commit(pa.Table.from_arrays(columns, schema=RESULT_SCHEMA))
 
 
 def _blank(kind: pa.DataType) -> str | int:

@@ -108,16 +108,23 @@ class TextTable:
         find_generator: names what would write missing texts (model, parameters, seed); called
             once, when first needed, because it fails where the model is missing.
         run_id: names the parts this run writes.
+        check_lease: called before anything is written; raises where this run must not any more.
     """
 
     def __init__(
-        self, storage: Storage, kind: Kind, find_generator: Callable[[], str], run_id: str = ""
+        self,
+        storage: Storage,
+        kind: Kind,
+        find_generator: Callable[[], str],
+        run_id: str = "",
+        check_lease: Callable[[], object] = lambda: None,
     ) -> None:
         self.kind = kind
         self.file = f"{kind.name}.parquet"
         self._storage = storage
         self._find_generator = find_generator
         self._run_id = run_id
+        self._check_lease = check_lease
         self._folder = f"_diffedit/{kind.name}"
         self._num_parts = 0
         self._pending: list[Text] = []
@@ -223,6 +230,7 @@ class TextTable:
         ]
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=self.kind.schema), buffer)
+        self._check_lease()
         self._storage.write(path, buffer.getvalue())
 
     def _read(self, path: str) -> Iterator[Text]:

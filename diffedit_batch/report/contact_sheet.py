@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from diffedit_batch.data.parquet import open_parquet
+from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.storage import Storage
 
 _TILE = 128
@@ -41,13 +41,7 @@ def write_contact_sheet(output_uri: str, image_root: Path, path: Path, num_rows:
     """Draw a sheet of evenly spread rows of an output that have pictures; returns its path."""
     storage = Storage(output_uri)
     columns = ["image", *_PROMPTS, "edited_file_name", "mask_file_name"]
-    tables = []
-    for name in storage.names("results", ".parquet"):
-        with (
-            storage.fs.open(storage.full(f"results/{name}"), "rb") as file,
-            open_parquet(file, check_sizes=False) as table,
-        ):
-            tables.append(table.read(["id", "status", *columns]))
+    tables = list(Ledger(storage).scan(["id", "status", *columns]))
     found = [
         row for row in pa.concat_tables(tables).sort_by("id").to_pylist() if row["edited_file_name"]
     ]

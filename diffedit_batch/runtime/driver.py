@@ -19,14 +19,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.ledger import Balance, Ledger
+from diffedit_batch.data.finalize import Balance, finalize, remove_replaced
+from diffedit_batch.data.lease import Lease, free_epoch, hold_lease
+from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.errors import (
     InterruptedRunError,
+    LeaseLostError,
     ManifestError,
     RowError,
+    StorageError,
     TooManyFailuresError,
 )
 from diffedit_batch.models.identity import ModelIdentity, identify
@@ -93,30 +97,41 @@ class _Run:
         self._started_at, self._started = now, time.perf_counter()
         self._model: ModelIdentity = identify(config.model)
         self._storage = Storage(config.output.uri)
-        self._generated = open_generated(config, self._storage, self._state.run_id)
-        self._manifest = Manifest(
-            config, f"{self._model.id}@{self._model.revision}", self._generated, selection.where
-        )
-        self._ledger = Ledger(self._storage, self._state.run_id)
+        self._lease: Lease
         self._in_flight: dict[str, ManifestRow] = {}
         self._waiting_tables: list[pa.Table] = []
 
     def prepare(self) -> RunState:
-        self._open()
-        wanted = self._find_wanted()
-        if wanted:
-            with self._session() as stop:
-                self._generate(wanted, stop)
+        with self._hold():
+            self._open()
+            if self._manifest.may_lack_texts:
+                self._generated.merge()  # what a killed pass left
+            wanted = self._find_wanted()
+            if wanted:
+                with self._session() as stop:
+                    self._generate(wanted, stop)
         self._state.failures.update(self._generated.failures())
         return self._state
 
     def execute(self) -> RunState:
+        epoch = free_epoch(self._storage)
+        wanted, rows = self._look()
+        is_done = not wanted and rows is None and not self._selector.num_to_prune()
+        if is_done and self._storage.exists("_SUCCESS"):
+            self._check_failures(final=True)
+            return self._state
+        with self._hold():
+            # What was read is still true, unless somebody wrote meanwhile.
+            if remove_replaced(self._ledger) or self._lease.holder.epoch != epoch:
+                wanted, rows = self._look()
+            if self._manifest.may_lack_texts:
+                self._generated.merge()  # what a killed pass left
+            return self._execute(wanted, self._rows_to_edit(rows or iter(())))
+
+    def _execute(self, wanted: Wanted, todo: Iterator[ManifestRow]) -> RunState:
         state = self._state
-        self._open()
         outcome = "failed"
         try:
-            wanted = self._find_wanted()
-            todo = self._rows_to_edit()
             first = None if wanted else next(todo, None)
             if wanted or first is not None:
                 self._work(wanted, chain([first] if first else [], todo))
@@ -126,8 +141,9 @@ class _Run:
                 self._check_failures(final=True)
                 return state
             if num_to_prune:
+                self._lease.check()
                 self._storage.remove(["_SUCCESS"])
-            balance = self._ledger.finalize(self._selector.current, prune=self._selection.prune)
+            balance = finalize(self._ledger, self._selector.asked, prune=self._selection.prune)
             state.selected["pruned"] = balance.num_pruned
             self._check_failures(final=True)
             if self._selector.is_whole:
@@ -136,37 +152,79 @@ class _Run:
         except (InterruptedRunError, KeyboardInterrupt):
             outcome = "interrupted"
             raise
+        except (LeaseLostError, StorageError):
+            # Nothing more can be written, or may be: the next run does these rows again.
+            self._waiting_tables = []
+            outcome = ""
+            raise
         finally:
             self._commit()
             state.seconds["total"] = time.perf_counter() - self._started
-            if state.counts or outcome == "finished":
+            if outcome == "finished" or (state.counts and outcome):
                 record = run_record(state, self._config, self._model, self._started_at, outcome)
                 text = json.dumps(record, indent=2).encode()
                 self._storage.write(f"runs/{state.run_id}.json", text)
         return state
 
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        """The output, held by this run alone."""
+        with hold_lease(self._storage, self._state.run_id) as self._lease:
+            self._ledger = Ledger(self._storage, self._lease)
+            self._storage.remove_temporary()
+            yield
+
     def _open(self) -> None:
-        problems = self._ledger.type_problems(self._manifest.carried_schema)
+        """Read what there is; writes nothing."""
+        state = self._state
+        self._generated = open_generated(
+            self._config, self._storage, state.run_id, lambda: self._lease.check()
+        )
+        self._manifest = Manifest(
+            self._config,
+            f"{self._model.id}@{self._model.revision}",
+            self._generated,
+            self._selection.where,
+        )
+        ledger = Ledger(self._storage)
+        problems = ledger.type_problems(self._manifest.carried_schema)
         if problems:
             raise ManifestError(f"manifest {self._manifest.uri}", problems)
-        self._storage.remove_temporary()
-        if self._manifest.may_lack_texts:
-            self._generated.merge()  # what a killed pass left
-        self._selector = Selector(self._selection, self._manifest, self._ledger)
-        self._state.num_rows = self._selector.num_rows
+        self._selector = Selector(self._selection, self._manifest, ledger)
+        state.selected.clear()
+        state.num_failed_before = 0
+        state.num_rows = self._selector.num_rows
+
+    def _look(self) -> tuple[Wanted, Iterator[ManifestRow] | None]:
+        """Which texts are wanted, and the rows without a result; None where there is no such row.
+
+        Where texts are wanted, rows are not looked at before these are there.
+        """
+        self._open()
+        wanted, rows = self._find_wanted(), self._rows_to_do()
+        if wanted:
+            return wanted, rows
+        first = next(rows, None)
+        return wanted, None if first is None else chain([first], rows)
 
     def _find_wanted(self) -> Wanted:
         if not self._manifest.may_lack_texts:
             return Wanted()
         return find_wanted(self._selector.rows_to_do())
 
-    def _rows_to_edit(self) -> Iterator[ManifestRow]:
-        """Rows that need an editor; those done are skipped, those refused are committed."""
+    def _rows_to_do(self) -> Iterator[ManifestRow]:
+        """Rows that are to be done; the others are only counted."""
         for row, verdict, has_failed in self._selector.rows():
             self._state.selected[verdict] += 1
             if verdict == "unchanged":
                 self._state.num_failed_before += has_failed
-            elif row.request is None:
+            else:
+                yield row
+
+    def _rows_to_edit(self, rows: Iterator[ManifestRow]) -> Iterator[ManifestRow]:
+        """Rows that need an editor; those refused are committed."""
+        for row in rows:
+            if row.request is None:
                 assert row.error is not None
                 self._add_results([(row, error_columns(row.error))], attempts=0)
                 if sum(table.num_rows for table in self._waiting_tables) >= _COMMIT_ROWS:
@@ -188,7 +246,8 @@ class _Run:
             with ray_session(self._config), stop_on_signal() as stop:
                 yield stop
         finally:
-            self._storage.remove([PROBE])
+            if not self._lease.is_lost:  # else it is another run's by now
+                self._storage.remove([PROBE])
 
     def _work(self, wanted: Wanted, rows: Iterator[ManifestRow]) -> None:
         """Generate what is wanted, then edit."""
@@ -277,6 +336,7 @@ class _Run:
     def _commit(self) -> None:
         """Write waiting results as one part."""
         if self._waiting_tables:
+            self._lease.check()
             # A success file must not outlive its truth.
             self._storage.remove(["_SUCCESS"])
             tables, self._waiting_tables = self._waiting_tables, []
@@ -304,4 +364,5 @@ class _Run:
             "counts": balance.counts,
             "parts": balance.parts,
         }
+        self._lease.check()
         self._storage.write("_SUCCESS", json.dumps(document, indent=2).encode())

@@ -61,7 +61,7 @@ def plan_job(config: JobConfig, *, selection: Selection = UNDONE) -> Plan:
     storage = Storage(config.output.uri)
     generated = open_generated(config, storage)
     manifest = Manifest(config, f"{model.id}@{model.revision}", generated, selection.where)
-    selector = Selector(selection, manifest, Ledger(storage, ""))
+    selector = Selector(selection, manifest, Ledger(storage))
     plan = Plan(num_rows=selector.num_rows, seconds_per_eval=_last_speed(storage))
     images: set[str] = set()
     wanted = Wanted()

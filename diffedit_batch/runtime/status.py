@@ -19,13 +19,14 @@ def read_status(uri: str) -> dict[str, Any]:
     """
     storage = Storage(uri)
     runs = storage.names("runs", ".json")
-    parts = storage.names("results", ".parquet")
+    ledger = Ledger(storage)
+    parts = ledger.parts()
     if not runs and not parts:
         raise StorageError(f"{uri} holds no output of this job (no runs/, no results/)")
     success = read_json(storage, "_SUCCESS")
     return {
         "state": "complete" if success else "incomplete",
-        "counts": Ledger(storage, "").counts(),
+        "counts": ledger.counts(),
         "num_parts": len(parts),
         "success": success,
         "last_run": read_json(storage, f"runs/{runs[-1]}") if runs else None,

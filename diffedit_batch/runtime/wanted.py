@@ -1,6 +1,6 @@
 """Which prompts and captions the rows to be done lack, found out without a model."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from diffedit_batch.config import JobConfig, fingerprint
@@ -39,11 +39,19 @@ class Wanted:
                 self.captions.setdefault(key, TextRequest(key, row.request.image))
 
 
-def open_generated(config: JobConfig, storage: Storage, run_id: str = "") -> Generated:
-    """The texts under a job's output folder, and what would generate the missing ones."""
+def open_generated(
+    config: JobConfig,
+    storage: Storage,
+    run_id: str = "",
+    check_lease: Callable[[], object] = lambda: None,
+) -> Generated:
+    """The texts under a job's output folder, and what would generate the missing ones; other
+    arguments as of `TextTable`.
+    """
+    writing = (run_id, check_lease)
     return Generated(
-        prompts=TextTable(storage, PROMPTS, lambda: _prompts_generator(config), run_id),
-        captions=TextTable(storage, CAPTIONS, lambda: _captions_generator(config), run_id),
+        prompts=TextTable(storage, PROMPTS, lambda: _prompts_generator(config), *writing),
+        captions=TextTable(storage, CAPTIONS, lambda: _captions_generator(config), *writing),
     )
 
 

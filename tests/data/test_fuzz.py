@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.ledger import Ledger, row_key, version_key
+from diffedit_batch.data.finalize import finalize
+from diffedit_batch.data.lease import hold_lease
+from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.manifest import Manifest
+from diffedit_batch.data.parts import Asked
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.data.storage import Storage, file_names
 from diffedit_batch.errors import ManifestError
@@ -138,14 +141,17 @@ def test_any_manifest_is_planned_or_refused(
             assert row.error.stage in ("manifest", "load")
             assert row.error.kind.isalpha()
     storage = Storage(str(tmp_path / "output"))
-    ledger = Ledger(storage, "run")
     done = [
         (row, error_columns(row.error) if row.error else {"status": "unchanged"}) for row in rows
     ]
     if done:
-        ledger.commit(result_table(done, model, run_id="run", attempts=0))
-        current = {row_key(r.id): version_key(r.id, r.fingerprint) for r in rows}
-        balance = ledger.finalize(current)
+        asked = Asked()
+        for row in rows:
+            asked.add(row.id, row.fingerprint)
+        with hold_lease(storage, "run") as lease:
+            ledger = Ledger(storage, lease)
+            ledger.commit(result_table(done, model, run_id="run", attempts=0))
+            balance = finalize(ledger, asked)
         assert sum(balance.counts.values()) == table.num_rows
         for part in balance.parts:
             found = pq.ParquetFile(tmp_path / "output" / "results" / part).schema_arrow

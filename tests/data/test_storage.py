@@ -1,10 +1,16 @@
+import errno
+import os
 import resource
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+import fsspec
 import pytest
+from s3_server import BUCKET, Fault, S3Server
 
 from diffedit_batch.data.storage import TEMPORARY, Storage, file_names
 from diffedit_batch.errors import ConfigError, StorageError
@@ -44,14 +50,6 @@ ODD_IDS = [
     "." * 100 + "a",
     "\ud800",
 ]
-
-
-@pytest.fixture(params=["local", "memory"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """An output folder on a disk, and one on a stand-in for an object store."""
-    if request.param == "local":
-        return Storage(str(tmp_path / "out"))
-    return Storage(f"memory://{tmp_path.name}/out")
 
 
 @contextmanager
@@ -167,6 +165,179 @@ def test_leftovers_of_dead_writers_are_removed(storage: Storage) -> None:
     storage.remove_temporary()
     assert storage.names(TEMPORARY, "") == []
     assert storage.read("a") == b"whole"
+
+
+def test_created_once_and_never_again(storage: Storage) -> None:
+    assert storage.create("a/b", b"first")
+    assert not storage.create("a/b", b"second")
+    assert storage.read("a/b") == b"first"
+    assert storage.names(TEMPORARY, "") == []
+
+
+def test_of_many_that_create_a_file_one_does(storage: Storage) -> None:
+    outcomes: dict[bytes, bool] = {}
+
+    def create(data: bytes) -> None:
+        outcomes[data] = storage.create("a", data)
+
+    threads = [threading.Thread(target=create, args=(bytes([n]),)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [winner] = [data for data, is_created in outcomes.items() if is_created]
+    assert storage.read("a") == winner
+
+
+def test_a_writer_whose_temporary_file_is_cleaned_away_writes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(str(tmp_path))
+    replace = os.replace
+
+    def clean_and_replace(source: str, target: str) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        storage.remove_temporary()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", clean_and_replace)
+    storage.write("a", b"whole")
+    assert storage.read("a") == b"whole"
+
+
+def test_a_full_disk_is_waited_for_and_then_a_clear_error(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage, "patience_s", 0.5)
+    storage = Storage(str(small_disk))
+    storage.write("results/a", b"old")
+    with pytest.raises(
+        StorageError, match=r"cannot write .*/results/a: No space left .* \(tried \d+ times"
+    ) as caught:
+        storage.write("results/a", bytes(2_000_000))
+    assert "Make room there; the same command then continues" in str(caught.value)
+    assert files_under(small_disk) == ["results/a"]
+    assert storage.read("results/a") == b"old"
+
+
+def test_a_full_disk_on_which_room_is_made_is_no_error(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(str(small_disk))
+    (small_disk / "filler").write_bytes(bytes(900_000))
+    pauses: list[float] = []
+
+    def make_room(seconds: float) -> None:
+        pauses.append(seconds)
+        (small_disk / "filler").unlink(missing_ok=True)
+
+    monkeypatch.setattr(time, "sleep", make_room)
+    storage.write("a", bytes(500_000))
+    assert len(pauses) == 1
+    assert files_under(small_disk) == ["a"]
+
+
+def test_what_will_not_pass_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str, target: str) -> None:
+        tries.append(target)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    tries: list[str] = []
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(
+        StorageError, match=r"Permission denied\. Allow this user to read and write"
+    ):
+        Storage(str(tmp_path)).write("a", b"")
+    assert len(tries) == 1
+
+
+@pytest.fixture
+def remote(s3: S3Server, tmp_path: Path) -> Storage:
+    """An output folder on an object store that breaks on request."""
+    return Storage(f"s3://{BUCKET}/{tmp_path.name}/out")
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_busy_or_broken_server_is_asked_again(s3: S3Server, remote: Storage, status: int) -> None:
+    def survive(request: str, action: Callable[[], Any]) -> Any:
+        s3.faults = [Fault(request, times=2, status=status)]
+        result = action()
+        assert s3.faults[0].times == 0, "the fault was not met"
+        return result
+
+    survive("PUT", lambda: remote.write("results/a", b"a"))
+    assert survive("GET", lambda: remote.read("results/a")) == b"a"
+    assert survive("GET|HEAD", lambda: remote.read_with("results/a", lambda f: f.read())) == b"a"
+    assert survive("GET|HEAD", lambda: remote.exists("results/a"))
+    assert survive("GET|HEAD", lambda: remote.names("results", "")) == ["a"]
+    assert survive("PUT", lambda: remote.create("results/b", b"b"))
+    survive("DELETE", lambda: remote.remove(["results/a"]))
+    assert remote.names("results", "") == ["b"]
+
+
+def test_a_create_whose_answer_was_lost_is_known_as_ours(s3: S3Server, remote: Storage) -> None:
+    s3.faults = [Fault("PUT .*/a$", times=1, status=500, is_after=True)]
+    assert remote.create("a", b"ours")
+    assert not s3.faults[0].times
+    s3.faults = [Fault("PUT .*/a$", times=1, status=500)]
+    assert not remote.create("a", b"theirs")
+
+
+def test_a_server_that_stays_broken_is_a_clear_error(
+    s3: S3Server, remote: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage, "patience_s", 0.3)
+    s3.faults = [Fault("", times=10**6, status=500)]
+    actions: list[Callable[[], Any]] = [
+        lambda: remote.write("a", b""),
+        lambda: remote.create("a", b""),
+        lambda: remote.read("a"),
+        lambda: remote.exists("a"),
+        lambda: remote.names("", ""),
+        lambda: remote.remove(["a"]),
+    ]
+    for action in actions:
+        with pytest.raises(
+            StorageError, match=r"cannot \w+ bucket/.*: .*See that it can be reached"
+        ):
+            action()
+
+
+def test_a_server_that_refuses_is_not_asked_again(s3: S3Server, remote: Storage) -> None:
+    s3.faults = [Fault("PUT", times=2, status=403)]
+    with pytest.raises(StorageError, match="Allow this user to read and write there"):
+        remote.write("a", b"")
+    assert s3.faults[0].times == 1
+
+
+def test_a_bucket_that_is_not_there(s3: S3Server) -> None:
+    storage = Storage("s3://nobodys-bucket/out")
+    assert storage.names("results", "") == []
+    with pytest.raises(StorageError, match="cannot write nobodys-bucket/out/a"):
+        storage.write("a", b"")
+
+
+def test_a_slow_answer_is_not_waited_for_for_ever(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 2}})
+    storage = Storage(f"s3://{BUCKET}/{tmp_path.name}/out")
+    s3.faults = [Fault("PUT", times=1, delay_s=4.0), Fault("GET", times=1, delay_s=4.0)]
+    storage.write("a", b"whole")
+    assert storage.read("a") == b"whole"
+    assert not any(fault.times for fault in s3.faults)
+
+
+def test_no_server_at_all_is_a_clear_error(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage, "patience_s", 0.3)
+    # Port 9 is where nobody listens.
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": "http://127.0.0.1:9"})
+    with pytest.raises(StorageError, match=r"Could not connect .* See that it can be reached"):
+        Storage(f"s3://{BUCKET}/{tmp_path.name}/out").write("a", b"")
 
 
 def test_file_names_are_distinct_even_without_case() -> None:

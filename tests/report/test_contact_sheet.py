@@ -6,6 +6,7 @@ import pyarrow as pa
 from PIL import Image
 
 from diffedit_batch.data.images import encode_png
+from diffedit_batch.data.lease import hold_lease
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.report.contact_sheet import SheetRow, draw_contact_sheet, write_contact_sheet
@@ -48,7 +49,8 @@ def test_a_sheet_of_an_output_leaves_out_rows_without_pictures(tmp_path: Path) -
         {"id": "1", "status": "edited", **shared, **names},
         {"id": "2", "status": "failed", **shared, "edited_file_name": "", "mask_file_name": ""},
     ]
-    Ledger(storage, "run").commit(pa.Table.from_pylist(rows))
+    with hold_lease(storage, "run") as lease:
+        Ledger(storage, lease).commit(pa.Table.from_pylist(rows))
     path = write_contact_sheet(storage.uri, tmp_path, tmp_path / "sheet.png")
     with Image.open(path) as sheet:
         assert sheet.width > 300

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from jobs_on_disk import edits_of, job, write_manifest, write_pictures
 
+from diffedit_batch.data.lease import hold_lease
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.storage import Storage
@@ -49,13 +50,15 @@ def commit(
     ]
     model = identify(job(folder, Path("demo")).model)
     table = result_table(results, model, run_id=run_id, attempts=1)
-    Ledger(Storage(str(folder / "output")), run_id).commit(table)
+    storage = Storage(str(folder / "output"))
+    with hold_lease(storage, run_id) as lease:
+        Ledger(storage, lease).commit(table)
 
 
 def verdicts(folder: Path, **asked: Any) -> dict[str, str]:
     selection = Selection(**asked)
     storage = Storage(str(folder / "output"))
-    selector = Selector(selection, manifest_of(folder, selection.where), Ledger(storage, ""))
+    selector = Selector(selection, manifest_of(folder, selection.where), Ledger(storage))
     found = {choice.row.id: choice.verdict for choice in selector.rows()}
     # A plan says the same numbers beforehand.
     plan = plan_job(job(folder, Path("demo")), selection=selection)
@@ -170,7 +173,7 @@ def test_a_filter_leaves_other_rows_alone(tmp_path: Path) -> None:
 def test_what_is_the_whole_manifest(tmp_path: Path) -> None:
     def is_whole(**asked: Any) -> bool:
         selection = Selection(**asked)
-        ledger = Ledger(Storage(str(tmp_path / "output")), "")
+        ledger = Ledger(Storage(str(tmp_path / "output")))
         return Selector(selection, manifest_of(tmp_path, selection.where), ledger).is_whole
 
     assert is_whole()
