@@ -36,7 +36,7 @@ def test_prompts_are_written_for_every_concept(tmp_path: Path, tiny_prompt_write
         worker = PromptsWorker(config, num_threads=1)
         worker.load()
         result = worker.generate([(TextRequest((concept,)),) for concept in order])
-        assert result.counters.prompt_generations == 2
+        assert result.counters.prompt_generations == worker.progress() == 2
         assert result.failures == {}
         found.append({text.key: text for text in result.texts})
     assert found[0] == found[1], "on any worker, in any order"
@@ -53,7 +53,9 @@ def test_images_are_captioned_once_per_content(tmp_path: Path, tiny_captioner: P
     assert len(outcomes) == 6
     assert outcomes["copy.png"] == outcomes[names[2]]
     assert result.counters.captions == 5
+    assert (before := worker.progress()) > 0
     again = worker.generate([(requests[2],), (requests[5],)])
+    assert worker.progress() > before
     assert again.counters.captions == 0
     assert outcomes_of(again) == {name: outcomes[name] for name in (names[2], "copy.png")}
 

@@ -57,6 +57,7 @@ def test_a_bundle_comes_back_whole_with_its_pictures_written(
     assert result.counters.vae_encodes == 3
     assert result.counters.vae_decodes == 6
     assert set(result.seconds) == {"read", "edit", "write"}
+    assert worker.progress() > 3 + 6, "pictures read, rows written, and network calls in between"
 
 
 def test_counters_are_reported_once(worker: Worker, config: JobConfig) -> None:
