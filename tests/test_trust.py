@@ -71,7 +71,7 @@ def test_pickled_column_never_executes(tmp_path: Path, before: str) -> None:
     write_pickled(folder / "output" / "prompts.parquet", texts, "prompts", marker)
     commands["plan prompts"] = ["plan", str(config)]
     folder = tmp_path / "results"
-    write_pickled(folder / "output/results/part-1.parquet", plain, "status", marker)
+    write_pickled(folder / "output/results/part-000001-000001.parquet", plain, "status", marker)
     commands["status"] = ["status", str(folder / "output")]
     commands["sheet"] = [str(folder / "output"), str(tmp_path / "sheet.png")]
 
@@ -83,7 +83,7 @@ def test_pickled_column_never_executes(tmp_path: Path, before: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     codes, is_clean = done.stdout.splitlines()[-2:]
-    others = {"status": 5, "sheet": "ManifestError"}
+    others = {"status": 5, "sheet": "StorageError"}
     assert json.loads(codes) == {name: others.get(name, 2) for name in commands}
     assert is_clean == "True", "the job has imported ray.data"
     named = ["note"] * 3 + ["source_prompt"] * 3 + ["prompts", "status", "status"]

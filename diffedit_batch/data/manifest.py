@@ -157,8 +157,10 @@ class Manifest:
         matches = {}
         for file in self.files:
             with open_parquet(file) as table:
+                # A condition such as `true` names none; without cells there would be no rows.
+                columns = row_filter.columns or table.schema.names[:1]
                 for row_group in range(table.num_row_groups):
-                    blocks = self._blocks(table, file, row_filter.columns, row_group)
+                    blocks = self._blocks(table, file, columns, row_group)
                     matches[file, row_group] = row_filter.mask(block.rows for block in blocks)
         return matches
 

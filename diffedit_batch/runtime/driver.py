@@ -102,8 +102,9 @@ class _Run:
         self._waiting_tables: list[pa.Table] = []
 
     def prepare(self) -> RunState:
+        self._open()  # what cannot be used must leave no trace
         with self._hold():
-            self._open()
+            self._open()  # somebody may have written meanwhile
             if self._manifest.may_lack_texts:
                 self._generated.merge()  # what a killed pass left
             wanted = self._find_wanted()
