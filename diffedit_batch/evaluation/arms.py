@@ -69,9 +69,7 @@ _ARMS = (
     Arm(
         "text-to-image",
         "text to image",
-        # The guidance at which the embedded model draws best: this arm says what it can draw at
-        # all.
-        _DEFAULT.override({"inpaint_strength": 1.0, "guidance_scale": 2.0}),
+        _DEFAULT.override({"inpaint_strength": 1.0}),
         mask="full",
         start="noise",
     ),

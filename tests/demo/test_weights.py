@@ -54,4 +54,4 @@ def test_most_captions_become_the_picture_they_name() -> None:
         judge_anywhere(item.goal, outcome.picture).is_success
         for item, outcome in zip(items, outcomes, strict=True)
     ]
-    assert np.mean(granted) >= 0.5
+    assert np.mean(granted) >= 0.85
