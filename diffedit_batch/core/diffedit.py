@@ -131,8 +131,8 @@ def find_mask(
     mask = MaskPair.from_pixels(cut(difference), vae_scale_factor)
     if recipe.mask_guide_radius:
         difference = follow_outlines(difference, picture, recipe.mask_guide_radius)
-        guided = MaskPair.from_pixels(cut(difference), vae_scale_factor)
-        mask = MaskPair(guided.pixel, guided.latent | mask.latent)
+        fitted = MaskPair.from_pixels(cut(difference), vae_scale_factor)
+        mask = MaskPair(fitted.pixel, fitted.latent | mask.latent)
     return mask, difference
 
 

@@ -25,6 +25,7 @@ from transformers import (
     BlipProcessor,
 )
 
+from diffedit_batch.config import CaptionsConfig
 from diffedit_batch.demo.components import WORDS
 from diffedit_batch.demo.lessons import GRID, IMAGE_SIZE, draw_batch, draw_lessons
 from diffedit_batch.demo.optimise import Stage, optimise
@@ -32,7 +33,7 @@ from diffedit_batch.demo.scenes import ATTRIBUTES
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "a photograph of"
+PREFIX = CaptionsConfig().prefix
 CAPTIONER = Stage(steps=12_500, batch_size=48, learning_rate=7e-4, uses_muon=True)
 NUM_SCENES = 12_000
 _WIDTH = 128

@@ -24,6 +24,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from diffedit_batch.config import PromptsConfig
 from diffedit_batch.demo.components import WORDS
 from diffedit_batch.demo.optimise import Stage, optimise
 from diffedit_batch.demo.scenes import (
@@ -35,10 +36,7 @@ from diffedit_batch.demo.scenes import (
 
 logger = logging.getLogger(__name__)
 
-INSTRUCTION = (
-    "Provide a caption for images containing a {concept}. The captions should be in English and"
-    " should be no longer than 150 characters."
-)
+INSTRUCTION = PromptsConfig().template
 PROMPT_WRITER = Stage(steps=5_700, batch_size=128, learning_rate=2e-3)
 NUM_SCENES = 40_000
 _WIDTH = 64

@@ -21,7 +21,8 @@ def test_both_searches_end_in_one_page(
     quick = EditConfig(num_inference_steps=2, num_maps_per_mask=1).resolved()
     monkeypatch.setattr(module, "DEFAULT", quick)
     page = tune(str(tiny_model), tmp_path, num_per_kind=1).read_text()
-    num_scores = 2 * 2 * ((2 * 2 + 4) * 2 + 4)
+    num_shapes, num_draws, num_guides = 2 * 4, 4 + 3, 2 * 4  # one draw is too few for two levels
+    num_scores = 2 * ((num_shapes + num_draws) * 2 + num_guides)
     assert f"{num_scores} combinations" in page
     assert pq.ParquetFile(tmp_path / "masks.parquet").metadata.num_rows == num_scores
     assert "| num_inference_steps 3 |" in page
