@@ -159,8 +159,6 @@ class Worker:
                 self._add(bundle, [_failed_row(request, error)])
         self._count_seconds("read", started)
         if good:
-            from diffedit_batch.engine.requests import ImageEdits
-
             self._inbox.put((bundle, ImageEdits(picture, good, masks)))
         if self._crash is not None:
             raise self._crash  # nobody takes from the inbox any more
