@@ -12,15 +12,25 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from chaos_worker import ChaosWorker, lines
-from jobs_on_disk import SOURCE, check_output, job, write_manifest, write_pictures
+from jobs_on_disk import (
+    SOURCE,
+    check_output,
+    edits_of,
+    job,
+    picture,
+    write_manifest,
+    write_pictures,
+)
 
 from diffedit_batch import cli
 from diffedit_batch.config import JobConfig
 from diffedit_batch.runtime import driver
+from diffedit_batch.runtime.worker import Worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -55,17 +65,17 @@ def address() -> Iterator[str]:
         cluster.shutdown()
 
 
-def drive(path: Path) -> None:
+def drive(path: Path, worker: type[Worker]) -> None:
     """What a driver's process does."""
-    driver.Worker = ChaosWorker  # type: ignore[attr-defined]
+    driver.Worker = worker  # type: ignore[misc]
     raise SystemExit(cli.main(["run", str(path)]))
 
 
-def start(config: JobConfig, folder: Path) -> BaseProcess:
+def start(config: JobConfig, folder: Path, worker: type[Worker] = ChaosWorker) -> BaseProcess:
     """A driver in a process of its own."""
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(config.model_dump()))
-    process = spawning.Process(target=drive, args=(path,))
+    process = spawning.Process(target=drive, args=(path, worker))
     process.start()
     return process
 
@@ -82,7 +92,8 @@ def chaos_job(folder: Path, address: str) -> JobConfig:
 
 
 def write_rows(folder: Path, num_rows: int, poison: tuple[int, ...] = ()) -> None:
-    names = write_pictures(folder, 10, size=(24, 16))
+    # As many rows of a picture as make a bundle: larger groups would be larger bundles.
+    names = write_pictures(folder, num_rows // BUNDLE_ROWS, size=(24, 16))
     rows: list[dict[str, Any]] = [
         {
             "id": f"row/{number}",
@@ -152,10 +163,49 @@ def test_a_driver_killed_twenty_times_ends_as_if_it_had_never_been(
     assert num_redone <= num_kills * IN_FLIGHT
 
 
+def test_a_driver_killed_with_the_embedded_model(tmp_path: Path, address: str) -> None:
+    folder, quiet = tmp_path / "killed", tmp_path / "quiet"
+    rows = edits_of(write_pictures(folder, 6), per_picture=3)
+    write_manifest(folder, rows)
+    shutil.copytree(folder, quiet)
+    config, quiet_config = (
+        job(
+            here,
+            Path("demo"),
+            engine={"batch_size": BUNDLE_ROWS},
+            cluster={"address": address, "cpus_per_worker": 0.1},
+        )
+        for here in (folder, quiet)
+    )
+    for _ in range(2):
+        process = start(config, folder, Worker)
+        before = num_committed(folder)
+        while process.is_alive() and num_committed(folder) == before:
+            time.sleep(0.005)
+        assert process.is_alive(), f"the driver ended by itself with {process.exitcode}"
+        process.kill()
+        process.join()
+    assert 0 < num_committed(folder) < len(rows)
+    for here, its_config in ((folder, config), (quiet, quiet_config)):
+        process = start(its_config, here, Worker)
+        process.join()
+        assert process.exitcode == 0
+    found, expected = check_output(folder, len(rows)), check_output(quiet, len(rows))
+    for row, other in zip(found, expected, strict=True):
+        assert (row["id"], row["status"]) == (other["id"], other["status"])
+        assert row["mask_sha256"] == other["mask_sha256"]
+        # What shares a network call with what differs, and kernels of other sizes round other bits.
+        pixels, others = (
+            picture(here / "output", one["edited_file_name"]).astype(int)
+            for here, one in ((folder, row), (quiet, other))
+        )
+        assert np.abs(pixels - others).max() <= 1
+
+
 def test_workers_killed_at_random_and_rows_that_kill_them(tmp_path: Path, address: str) -> None:
     rng = random.Random(SEED)
     print(f"seed {SEED}")
-    num_rows, poison = 200, (7, 17, 100)  # 7 and 17 are of one picture
+    num_rows, poison = 200, (7, 57, 100)  # 7 and 57 are of one picture
     write_rows(tmp_path, num_rows, poison)
     process = start(chaos_job(tmp_path, address), tmp_path)
     num_kills = 0

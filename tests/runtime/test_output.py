@@ -82,7 +82,7 @@ def test_a_run_releases_what_it_held_whatever_happens(
 ) -> None:
     refused_rows(tmp_path, 3)
     config = failing_job(tmp_path)
-    monkeypatch.setattr(driver, "finalize", lambda *_: 1 / 0)
+    monkeypatch.setattr(driver, "finalize", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_job(config)
     holder = newest_holder(Storage(config.output.uri))
