@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 from pyarrow import types
 
-from diffedit_batch.data.parquet import is_binary, is_string
+from diffedit_batch.data.parquet_checks import is_binary, is_string
 from diffedit_batch.schema import (
     EDIT_PARAMETERS,
     INPUT_COLUMNS,

@@ -14,11 +14,11 @@ from diffedit_batch.data.generated import Generated
 from diffedit_batch.data.locate import find_manifest, image_root
 from diffedit_batch.data.parquet import (
     MAX_CELL_BYTES,
-    MAX_ROWS,
     Block,
     ParquetTable,
     open_parquet,
 )
+from diffedit_batch.data.parquet_checks import MAX_ROWS
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.data.row_reader import RowReader
 from diffedit_batch.data.where import RowFilter

@@ -14,30 +14,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.finalize import Balance, finalize, remove_replaced
+from diffedit_batch.data.finalize import finalize, remove_replaced
 from diffedit_batch.data.lease import Lease, free_epoch, hold_lease
 from diffedit_batch.data.ledger import Ledger
-from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.errors import (
     InterruptedRunError,
     LeaseLostError,
-    ManifestError,
     RowError,
     StorageError,
-    TooManyFailuresError,
 )
 from diffedit_batch.models.identity import ModelIdentity, identify
 from diffedit_batch.runtime.backlog import Backlog
-from diffedit_batch.runtime.records import RunState, error_columns, result_table, run_record
-from diffedit_batch.runtime.selection import UNDONE, Selection, Selector
-from diffedit_batch.runtime.wanted import Wanted, find_wanted, open_generated
+from diffedit_batch.runtime.records import RunState, error_columns, run_record
+from diffedit_batch.runtime.results import Results, check_failures
+from diffedit_batch.runtime.selection import UNDONE, Selection
+from diffedit_batch.runtime.survey import Survey
+from diffedit_batch.runtime.wanted import Wanted
 from diffedit_batch.runtime.worker import Worker
 from diffedit_batch.schema import EditRequest
 
@@ -99,25 +96,24 @@ class _Run:
         self._storage = Storage(config.output.uri)
         self._lease: Lease
         self._in_flight: dict[str, ManifestRow] = {}
-        self._waiting_tables: list[pa.Table] = []
 
     def prepare(self) -> RunState:
         self._open()  # what cannot be used must leave no trace
         with self._hold():
             self._open()  # somebody may have written meanwhile
-            if self._manifest.may_lack_texts:
-                self._generated.merge()  # what a killed pass left
-            wanted = self._find_wanted()
+            if self._survey.manifest.may_lack_texts:
+                self._survey.generated.merge()  # what a killed pass left
+            wanted = self._survey.find_wanted()
             if wanted:
                 with self._session() as stop:
                     self._generate(wanted, stop)
-        self._state.failures.update(self._generated.failures())
+        self._state.failures.update(self._survey.generated.failures())
         return self._state
 
     def execute(self) -> RunState:
         epoch = free_epoch(self._storage)
         wanted, rows = self._look()
-        is_done = not wanted and rows is None and not self._selector.num_to_prune()
+        is_done = not wanted and rows is None and not self._survey.selector.num_to_prune()
         if is_done and self._storage.exists("_SUCCESS"):
             self._check_failures(final=True)
             return self._state
@@ -125,8 +121,8 @@ class _Run:
             # What was read is still true, unless somebody wrote meanwhile.
             if remove_replaced(self._ledger) or self._lease.holder.epoch != epoch:
                 wanted, rows = self._look()
-            if self._manifest.may_lack_texts:
-                self._generated.merge()  # what a killed pass left
+            if self._survey.manifest.may_lack_texts:
+                self._survey.generated.merge()  # what a killed pass left
             return self._execute(wanted, self._rows_to_edit(rows or iter(())))
 
     def _execute(self, wanted: Wanted, todo: Iterator[ManifestRow]) -> RunState:
@@ -136,30 +132,31 @@ class _Run:
             first = None if wanted else next(todo, None)
             if wanted or first is not None:
                 self._work(wanted, chain([first] if first else [], todo))
-            self._commit()
-            num_to_prune = self._selector.num_to_prune()
+            self._results.commit()
+            num_to_prune = self._survey.selector.num_to_prune()
             if not state.counts and not num_to_prune and self._storage.exists("_SUCCESS"):
                 self._check_failures(final=True)
                 return state
             if num_to_prune:
-                self._lease.check()
-                self._storage.remove(["_SUCCESS"])
-            balance = finalize(self._ledger, self._selector.asked, prune=self._selection.prune)
+                self._results.remove_success()
+            balance = finalize(
+                self._ledger, self._survey.selector.asked, prune=self._selection.prune
+            )
             state.selected["pruned"] = balance.num_pruned
             self._check_failures(final=True)
-            if self._selector.is_whole:
-                self._write_success(balance)
+            if self._survey.selector.is_whole:
+                self._results.write_success(balance)
             outcome = "finished"
         except (InterruptedRunError, KeyboardInterrupt):
             outcome = "interrupted"
             raise
         except (LeaseLostError, StorageError):
             # Nothing more can be written, or may be: the next run does these rows again.
-            self._waiting_tables = []
+            self._results.drop_waiting()
             outcome = ""
             raise
         finally:
-            self._commit()
+            self._results.commit()
             state.seconds["total"] = time.perf_counter() - self._started
             if outcome == "finished" or (state.counts and outcome):
                 record = run_record(state, self._config, self._model, self._started_at, outcome)
@@ -172,29 +169,24 @@ class _Run:
         """The output, held by this run alone."""
         with hold_lease(self._storage, self._state.run_id) as self._lease:
             self._ledger = Ledger(self._storage, self._lease)
+            self._results = Results(self._ledger, self._model, self._state)
             self._storage.remove_temporary()
             yield
 
     def _open(self) -> None:
         """Read what there is; writes nothing."""
         state = self._state
-        self._generated = open_generated(
-            self._config, self._storage, state.run_id, lambda: self._lease.check()
-        )
-        self._manifest = Manifest(
+        self._survey = Survey(
             self._config,
-            f"{self._model.id}@{self._model.revision}",
-            self._generated,
-            self._selection.where,
+            self._selection,
+            self._storage,
+            self._model,
+            run_id=state.run_id,
+            check_lease=lambda: self._lease.check(),
         )
-        ledger = Ledger(self._storage)
-        problems = ledger.type_problems(self._manifest.carried_schema)
-        if problems:
-            raise ManifestError(f"manifest {self._manifest.uri}", problems)
-        self._selector = Selector(self._selection, self._manifest, ledger)
         state.selected.clear()
         state.num_failed_before = 0
-        state.num_rows = self._selector.num_rows
+        state.num_rows = self._survey.selector.num_rows
 
     def _look(self) -> tuple[Wanted, Iterator[ManifestRow] | None]:
         """Which texts are wanted, and the rows without a result; None where there is no such row.
@@ -202,20 +194,15 @@ class _Run:
         Where texts are wanted, rows are not looked at before these are there.
         """
         self._open()
-        wanted, rows = self._find_wanted(), self._rows_to_do()
+        wanted, rows = self._survey.find_wanted(), self._rows_to_do()
         if wanted:
             return wanted, rows
         first = next(rows, None)
         return wanted, None if first is None else chain([first], rows)
 
-    def _find_wanted(self) -> Wanted:
-        if not self._manifest.may_lack_texts:
-            return Wanted()
-        return find_wanted(self._selector.rows_to_do())
-
     def _rows_to_do(self) -> Iterator[ManifestRow]:
         """Rows that are to be done; the others are only counted."""
-        for row, verdict, has_failed in self._selector.rows():
+        for row, verdict, has_failed in self._survey.selector.rows():
             self._state.selected[verdict] += 1
             if verdict == "unchanged":
                 self._state.num_failed_before += has_failed
@@ -227,9 +214,9 @@ class _Run:
         for row in rows:
             if row.request is None:
                 assert row.error is not None
-                self._add_results([(row, error_columns(row.error))], attempts=0)
-                if sum(table.num_rows for table in self._waiting_tables) >= _COMMIT_ROWS:
-                    self._commit()
+                self._results.add([(row, error_columns(row.error))], attempts=0)
+                if self._results.num_waiting >= _COMMIT_ROWS:
+                    self._results.commit()
             else:
                 self._in_flight[row.id] = row
                 yield row
@@ -273,7 +260,7 @@ class _Run:
             self._state.phase = f"{name}: {num_done}/{num_wanted}"
             self._on_progress(self._state)
 
-        self._state.counters += generate(self._config, wanted, self._generated, stop, show)
+        self._state.counters += generate(self._config, wanted, self._survey.generated, stop, show)
         self._state.phase = ""
         self._state.seconds["generate"] = time.perf_counter() - started
 
@@ -304,66 +291,16 @@ class _Run:
             self._state.seconds[phase] = self._state.seconds.get(phase, 0.0) + seconds
         if rows:
             causes = event.bundle.causes
-            self._add_results(rows, attempts=len(causes) + 1, attempt_errors=causes)
-            self._commit()
+            self._results.add(rows, attempts=len(causes) + 1, attempt_errors=causes)
+            self._results.commit()
 
     def _give_up(self, request: EditRequest, error: RowError, causes: tuple[str, ...]) -> None:
         """Fail a row that killed too many workers."""
         row = self._in_flight.pop(request.id)
-        self._add_results(
+        self._results.add(
             [(row, error_columns(error))], attempts=len(causes), attempt_errors=causes
         )
-        self._commit()
-
-    def _add_results(
-        self,
-        rows: list[tuple[ManifestRow, dict[str, Any]]],
-        attempts: int,
-        attempt_errors: tuple[str, ...] = (),
-    ) -> None:
-        """Count results and keep them for the next part."""
-        for _, columns in rows:
-            self._state.count(columns)
-        self._waiting_tables.append(
-            result_table(
-                rows,
-                self._model,
-                run_id=self._state.run_id,
-                attempts=attempts,
-                attempt_errors=attempt_errors,
-            )
-        )
-
-    def _commit(self) -> None:
-        """Write waiting results as one part."""
-        if self._waiting_tables:
-            self._lease.check()
-            # A success file must not outlive its truth.
-            self._storage.remove(["_SUCCESS"])
-            tables, self._waiting_tables = self._waiting_tables, []
-            self._ledger.commit(pa.concat_tables(tables, promote_options="permissive"))
+        self._results.commit()
 
     def _check_failures(self, *, final: bool) -> None:
-        """Stop as soon as more rows failed than may, whatever the rest brings."""
-        state = self._state
-        num_failed = state.num_failed_before + state.counts["failed"]
-        allowed = self._config.output.max_failed_fraction
-        if num_failed > allowed * state.num_rows:
-            common = ", ".join(f"{kind} ({n})" for kind, n in state.failures.most_common(3))
-            outcome = "every row was tried" if final else "the job stops early"
-            raise TooManyFailuresError(
-                f"{num_failed} of {state.num_rows} rows failed, more than"
-                f" output.max_failed_fraction {allowed} allows; {outcome}."
-                + (f" Most often: {common}." if common else " (see --retry-failed)")
-            )
-
-    def _write_success(self, balance: Balance) -> None:
-        document = {
-            "run_id": self._state.run_id,
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "num_rows": sum(balance.counts.values()),
-            "counts": balance.counts,
-            "parts": balance.parts,
-        }
-        self._lease.check()
-        self._storage.write("_SUCCESS", json.dumps(document, indent=2).encode())
+        check_failures(self._state, self._config.output.max_failed_fraction, final=final)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.ledger import Ledger, read_json
-from diffedit_batch.data.manifest import Manifest
+from diffedit_batch.data.ledger import read_json
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.models.identity import identify
 from diffedit_batch.runtime.backlog import Backlog
-from diffedit_batch.runtime.selection import UNDONE, VERDICTS, Selection, Selector
-from diffedit_batch.runtime.wanted import Wanted, open_generated
+from diffedit_batch.runtime.selection import UNDONE, VERDICTS, Selection
+from diffedit_batch.runtime.survey import Survey
+from diffedit_batch.runtime.wanted import Wanted
 from diffedit_batch.schema import EditRequest
 
 
@@ -59,9 +59,7 @@ def plan_job(config: JobConfig, *, selection: Selection = UNDONE) -> Plan:
     config = config.with_absolute_paths()
     model = identify(config.model)
     storage = Storage(config.output.uri)
-    generated = open_generated(config, storage)
-    manifest = Manifest(config, f"{model.id}@{model.revision}", generated, selection.where)
-    selector = Selector(selection, manifest, Ledger(storage))
+    selector = Survey(config, selection, storage, model).selector
     plan = Plan(num_rows=selector.num_rows, seconds_per_eval=_last_speed(storage))
     images: set[str] = set()
     wanted = Wanted()

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from crafted import EXTENSION, repeated, write_pickled, write_without_schema
 
-from diffedit_batch.data import parquet
+from diffedit_batch.data import parquet_checks
 from diffedit_batch.data.parquet import Block, open_parquet
 from diffedit_batch.errors import ManifestError
 
@@ -212,14 +212,14 @@ def test_too_much_in_one_row_group_is_refused_unread(
     table = pa.table({"n": pa.array(np.zeros(100_000, np.int64))})
     path = written(tmp_path / "t.parquet", table, row_group_size=50_000, use_dictionary=False)
     assert rows_of(blocks_of(path, row_group=1)) == [{"n": 0}] * 50_000
-    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 399_999)
+    monkeypatch.setattr(parquet_checks, "MAX_GROUP_BYTES", 399_999)
     problems = problems_of(path)
     assert [problem[:18] for problem in problems] == ["row group 0 holds ", "row group 1 holds "]
     assert "Write it with smaller row groups" in problems[0]
-    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 10**9)
-    monkeypatch.setattr(parquet, "MAX_GROUP_VALUES", 49_999)
+    monkeypatch.setattr(parquet_checks, "MAX_GROUP_BYTES", 10**9)
+    monkeypatch.setattr(parquet_checks, "MAX_GROUP_VALUES", 49_999)
     assert len(problems_of(path)) == 2
-    monkeypatch.setattr(parquet, "MAX_ROWS", 99_999)
+    monkeypatch.setattr(parquet_checks, "MAX_ROWS", 99_999)
     assert problems_of(path) == ["has 100,000 rows, more than 99,999; cut it in several"]
 
 
@@ -227,7 +227,7 @@ def test_what_is_written_by_this_job_may_be_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "t.parquet", pa.table({"n": [1, 2]}))
-    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 1)
+    monkeypatch.setattr(parquet_checks, "MAX_GROUP_BYTES", 1)
     with open_parquet(path, check_sizes=False) as table:
         assert table.read(["n"]).column("n").to_pylist() == [1, 2]
 
