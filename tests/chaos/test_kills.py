@@ -67,7 +67,7 @@ def address() -> Iterator[str]:
 
 def drive(path: Path, worker: type[Worker]) -> None:
     """What a driver's process does."""
-    driver.Worker = worker  # type: ignore[misc]
+    driver.Worker = worker  # type: ignore[attr-defined]
     raise SystemExit(cli.main(["run", str(path)]))
 
 
