@@ -21,6 +21,9 @@ from diffedit_batch.redact import has_credentials, is_signed
 ALGORITHM_VERSION = 1
 """Part of every fingerprint: raise it when the same inputs give other pixels."""
 
+EMBEDDED = "demo"
+"""What `model.id` calls the embedded model; so `prompts.id` and `captions.id` theirs."""
+
 Preset = Literal["tuned", "paper", "diffusers"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 M = TypeVar("M", bound=BaseModel)
@@ -269,7 +272,8 @@ class JobConfig(Section):
         models: dict[str, Section] = {}
         for name in ("model", "prompts", "captions"):
             section = getattr(self, name)
-            if Path(section.id).expanduser().is_dir():
+            # A folder that happens to be called `demo` is `./demo`.
+            if section.id != EMBEDDED and Path(section.id).expanduser().is_dir():
                 models[name] = section.model_copy(update={"id": _absolute(section.id)})
         return self.model_copy(update={"output": output, **models})
 

@@ -283,6 +283,20 @@ def test_strength_below_one_step_is_refused(tmp_path: Path, name: str) -> None:
     assert problem == f"edit: {name} 0.01 of 50 steps is less than one step"
 
 
+def test_paths_are_absolute_and_the_embedded_model_stays_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "mine"):
+        (tmp_path / name).mkdir()
+    tree = {**MINIMAL, "captions": {"id": "mine"}}
+    config = JobConfig.model_validate(tree).with_absolute_paths()
+    assert config.model.id == "demo"
+    assert config.prompts.id == "google/flan-t5-large"
+    assert config.captions.id == str(tmp_path / "mine")
+    assert config.output.uri == str(tmp_path / "out")
+
+
 def test_fingerprint_tells_parts_apart() -> None:
     variants: list[list[object]] = [
         ["a", "b"],

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffedit_batch.config import ModelConfig
+from diffedit_batch.config import EMBEDDED, ModelConfig
 from diffedit_batch.errors import ModelError
 from diffedit_batch.evaluation.admission import admit
 from diffedit_batch.evaluation.arms import Studio, arm_named
@@ -50,7 +50,7 @@ def evaluate(
     is_whole_full_tier = tier == "full" and arms is None
     curve = [arm_named(name) for name in CURVE_ARMS] if is_whole_full_tier else []
     config = ModelConfig(id=model)
-    if model != "demo" and not Path(model).is_dir():
+    if model != EMBEDDED and not Path(model).is_dir():
         raise ModelError(f"--model {model!r}: no such folder (`demo` is the embedded model)")
     identity = identify(config)
     with_empty_goals = knows_empty_scenes(Path(identity.source))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffedit_batch.config import CaptionsConfig, ModelConfig, PromptsConfig
+from diffedit_batch.config import EMBEDDED, CaptionsConfig, ModelConfig, PromptsConfig
 from diffedit_batch.errors import ModelError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -66,7 +66,7 @@ def _identify(
     embedded: Path,
     digest_of: Callable[[Path], str],
 ) -> ModelIdentity:
-    folder = embedded if config.id == "demo" else Path(config.id).expanduser()
+    folder = embedded if config.id == EMBEDDED else Path(config.id).expanduser()
     if not folder.is_dir():
         if not _HUB_ID.fullmatch(config.id):
             raise ModelError(
