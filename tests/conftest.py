@@ -1,5 +1,6 @@
 """Tiny real models for all tests: diffusers and transformers classes with few, random weights."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ import diffedit_batch
 from diffedit_batch.config import ModelConfig
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.models.components import Components
+
+# Else Ray's workers yield to whatever else the machine does, and hardly run beside it.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 DEMO_WEIGHTS = Path(diffedit_batch.__file__).parent / "demo" / "weights"
 
