@@ -78,7 +78,9 @@ class Storage:
                 if not self._is_there(path):
                     raise
                 # A first try may have succeeded, and only its answer have been lost.
-                return bytes(self.fs.cat_file(self.full(path))) == data
+                with suppress(FileNotFoundError):
+                    return bytes(self.fs.cat_file(self.full(path))) == data
+                return False  # whoever came first has removed it since
             return True
 
         return self._persist("write", path, create)
