@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from diffedit_batch.config import JobConfig, ModelConfig
 from diffedit_batch.engine import editor
 from diffedit_batch.engine.counters import Counters
+from diffedit_batch.engine.preparing import PreparedEdits
 from diffedit_batch.engine.requests import EditResult, ImageEdits
 from diffedit_batch.runtime.worker import Worker, WorkerInfo
 from diffedit_batch.schema import EditRequest
@@ -39,8 +41,11 @@ class ChaosEditor:
     def num_active(self) -> int:
         return len(self._rows)
 
-    def submit(self, edits: ImageEdits) -> None:
-        self._rows += [(request, edits) for request in edits.requests]
+    def prepare(self, edits: ImageEdits) -> PreparedEdits:
+        return PreparedEdits(edits, torch.empty(0), {}, {})
+
+    def submit(self, prepared: PreparedEdits) -> None:
+        self._rows += [(request, prepared.edits) for request in prepared.edits.requests]
 
     def step(self) -> list[EditResult]:
         request, edits = self._rows.pop(0)

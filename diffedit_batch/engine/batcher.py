@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffedit_batch.core.acts import Act, Evaluate, Fetch
 from diffedit_batch.engine.counters import Counters
-from diffedit_batch.engine.transfer import HostCopy
+from diffedit_batch.models.transfer import HostCopy
 
 NoiseModel = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(latents (B, C, h, w), timesteps (B,), texts (B, L, D)) -> outputs (B, C, h, w)."""
@@ -80,6 +80,11 @@ class Batcher:
         """Start an act; `token` comes back with its end."""
         self._num_started += 1
         self._advance(_Task(self._num_started, act, scope, token), None)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no act waits for anything."""
+        return not self._parked and not self._fetching
 
     @property
     def has_full_call(self) -> bool:
@@ -197,7 +202,7 @@ class Batcher:
                 bisect.insort(self._parked, task, key=lambda parked: parked.order)
                 return
             if isinstance(wish, Fetch):
-                task.numbers = HostCopy([wish.values])
+                task.numbers = HostCopy({"numbers": wish.values})
                 if not task.numbers.is_here:
                     self._fetching.append(task)
                     return
@@ -226,7 +231,7 @@ class Batcher:
 
 
 def call_size(num_evals: int, limit: int) -> int:
-    """The size of a call that holds so many evaluations: 1 to 8, 10, 12, 14, 16, 20, 24, ..., limit.
+    """The size of a call that holds so many evaluations: 1 to 8, 10, 12, 14, 16, 20, ..., limit.
 
     Four sizes between a power of two and the next: few shapes for the device to prepare for, and
     little to fill up.
@@ -236,8 +241,7 @@ def call_size(num_evals: int, limit: int) -> int:
 
 
 def _numbers(copy: HostCopy) -> list[float]:
-    [values] = copy.wait()
-    numbers: list[float] = values.tolist()
+    numbers: list[float] = copy.wait()["numbers"].tolist()
     return numbers
 
 

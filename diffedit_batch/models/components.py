@@ -19,6 +19,7 @@ from diffedit_batch.core.schedule import Schedule, make_schedule
 from diffedit_batch.errors import ModelError
 from diffedit_batch.models.identity import identify
 from diffedit_batch.models.loading import DTYPES, explained, tried_out
+from diffedit_batch.models.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +108,10 @@ class Components:
         """Use every part once."""
         side = 2 * self.unet_scale_factor
         latents = torch.zeros(1, self.latent_channels, side, side, device=self.device)
-        states, _ = self._pipeline.encode_prompt("a", self.device, 1, False)
+        states = self._encode_one_prompt("a")[None]
+        self.num_text_encodes = 0
         self.predict(latents, torch.ones(1, device=self.device), states)
-        self.encode(self.decode(latents[0]))
+        self.encode(self.decode(latents))
 
     def _make_schedule(self, num_inference_steps: int) -> Schedule:
         """Levels for a number of steps. Raises ValueError where the model cannot serve them."""
@@ -136,8 +138,22 @@ class Components:
     def _encode_one_prompt(self, prompt: str) -> Tensor:
         # One at a time: an embedding then never depends on which prompts were encoded beside it.
         self.num_text_encodes += 1
-        states, _ = self._pipeline.encode_prompt(prompt, self.device, 1, False)
-        return cast(Tensor, states[0])
+        tokenizer: Any = self._pipeline.tokenizer
+        encoder: Any = self._pipeline.text_encoder
+        tokens = tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        # As the pipeline does it, which would make the host wait for the device.
+        needs_mask = getattr(encoder.config, "use_attention_mask", False)
+        states = encoder(
+            to_device(tokens.input_ids, self.device),
+            attention_mask=to_device(tokens.attention_mask, self.device) if needs_mask else None,
+        )
+        return cast(Tensor, states[0][0].to(self.device))
 
     @torch.no_grad()
     def predict(self, latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
@@ -154,19 +170,19 @@ class Components:
         return cast(Tensor, outputs.float())
 
     @torch.no_grad()
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (C, h, w), fp32, of the scaled latent of an image (3, H, W)
-        in -1..1.
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations (B, C, h, w), fp32, of the scaled latents of images
+        (B, 3, H, W) in -1..1.
         """
-        posterior = self._vae.encode(image[None].to(self.device, self._vae.dtype)).latent_dist
+        posterior = self._vae.encode(images.to(self.device, self._vae.dtype)).latent_dist
         scale = self._vae.config.scaling_factor
-        return posterior.mean[0].float() * scale, posterior.std[0].float() * scale
+        return posterior.mean.float() * scale, posterior.std.float() * scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """The image (3, H, W), fp32 in about -1..1, of a scaled latent (C, h, w)."""
-        scaled = latents[None].to(self._vae.dtype) / self._vae.config.scaling_factor
-        return cast(Tensor, self._vae.decode(scaled).sample[0].float())
+        """Images (B, 3, H, W), fp32 in about -1..1, of scaled latents (B, C, h, w)."""
+        scaled = latents.to(self._vae.dtype) / self._vae.config.scaling_factor
+        return cast(Tensor, self._vae.decode(scaled).sample.float())
 
     @property
     def can_be_more_precise(self) -> bool:

@@ -28,7 +28,8 @@ from diffedit_batch.schema import EditRequest
 if TYPE_CHECKING:
     # The driver imports this module too and has no use for torch, which takes seconds to import.
     from diffedit_batch.engine.editor import DiffEditor
-    from diffedit_batch.engine.requests import EditResult, ImageEdits
+    from diffedit_batch.engine.preparing import PreparedEdits
+    from diffedit_batch.engine.requests import EditResult
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Worker:
         self._num_threads = num_threads
         self._storage = Storage(config.output.uri)
         self._editor: DiffEditor
-        self._inbox: queue.SimpleQueue[tuple[_Bundle, ImageEdits]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[_Bundle, PreparedEdits]] = queue.SimpleQueue()
         self._owners: dict[str, _Bundle] = {}
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = defaultdict(float)
@@ -157,9 +158,10 @@ class Worker:
                 good.append(request)
             except RowError as error:
                 self._add(bundle, [_failed_row(request, error)])
+        prepared = self._editor.prepare(ImageEdits(picture, good, masks)) if good else None
         self._count_seconds("read", started)
-        if good:
-            self._inbox.put((bundle, ImageEdits(picture, good, masks)))
+        if prepared is not None:
+            self._inbox.put((bundle, prepared))
         if self._crash is not None:
             raise self._crash  # nobody takes from the inbox any more
 
@@ -185,12 +187,10 @@ class Worker:
             while not self._inbox.empty():
                 _fail(self._inbox.get()[0], error)
 
-    def _admit(self, bundle: _Bundle, edits: "ImageEdits") -> None:
-        for request in edits.requests:
+    def _admit(self, bundle: _Bundle, prepared: "PreparedEdits") -> None:
+        for request in prepared.edits.requests:
             self._owners[request.id] = bundle
-        started = time.perf_counter()
-        self._editor.submit(edits)
-        self._count_seconds("edit", started)
+        self._editor.submit(prepared)
 
     def _write(self, bundle: _Bundle, result: "EditResult") -> None:
         started = time.perf_counter()

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffedit_batch.core.acts import Act, Evaluate, Fetch, Once
 from diffedit_batch.engine.batcher import Batcher, Finished, call_size
 from diffedit_batch.engine.counters import Counters
-from diffedit_batch.engine.transfer import HostCopy
+from diffedit_batch.models.transfer import HostCopy
 
 
 def ask(value: float, count: int, times: int = 1, size: int = 8) -> Act[list[Tensor]]:
@@ -24,7 +24,7 @@ def ask(value: float, count: int, times: int = 1, size: int = 8) -> Act[list[Ten
 def finish(batcher: Batcher, limit: int = 1000) -> Iterator[Finished]:
     for _ in range(limit):
         yield from batcher.step()
-        if not batcher._parked and not batcher._fetching:
+        if batcher.is_idle:
             yield from batcher.step()
             return
     raise AssertionError("the batcher never ended")

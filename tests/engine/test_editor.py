@@ -285,7 +285,7 @@ def test_a_non_finite_picture_is_noticed_too(
     tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Components.load(ModelConfig(id=str(tiny_model)), "cpu")
-    monkeypatch.setattr(model, "decode", lambda x: torch.full((3, 64, 64), float("inf")))
+    monkeypatch.setattr(model, "decode", lambda x: torch.full((1, 3, 64, 64), float("inf")))
     result = edit_one(model, request(), picture())
     assert result.error is not None
     assert result.error.kind == "NonFiniteResult"
@@ -368,14 +368,14 @@ def test_inverting_and_decoding_the_same_text_returns_the_picture(demo: Componen
     recipe, schedule = Recipe(guidance_scale=1.0), demo.schedule(50)
     for seed in range(4):
         scene = scenes.sample_scene(scenes.VALIDATION_SEEDS.start + seed)
-        latents, _ = demo.encode(to_tensor(scenes.render(scene), (128, 128)))
+        [latents], _ = demo.encode(to_tensor(scenes.render(scene), (128, 128))[None])
         text, empty = demo.text((scenes.caption(scene),)), demo.text(("",))
         texts = Texts(text, text, text, empty, empty, empty, empty)
         kind = demo.prediction_type
         levels = drive(invert(latents, texts, recipe, schedule, kind), demo.predict)
         everywhere = torch.ones(16, 16, dtype=torch.bool)
         back = drive(edit_masked(levels, everywhere, texts, recipe, schedule, kind), demo.predict)
-        trip, result = (to_picture(demo.decode(one)) for one in (latents, back))
+        trip, result = (to_picture(demo.decode(one[None])[0]) for one in (latents, back))
         found.append(psnr(result, trip))
     assert np.mean(found) > 44
 
