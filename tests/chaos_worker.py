@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class ChaosEditor:
     """
 
     folder: Path
+    batch_size = 1
+    components = SimpleNamespace(network=SimpleNamespace(is_compiled=False), attention_kernels=())
 
     def __init__(self) -> None:
         self.counters = Counters()

@@ -25,6 +25,7 @@ from diffedit_batch.engine.micro_batches import MicroBatches
 from diffedit_batch.engine.pixels import to_bytes
 from diffedit_batch.engine.preparing import PreparedEdits, prepare
 from diffedit_batch.engine.requests import EditResult, ImageEdits
+from diffedit_batch.engine.warm_up import Compile, compile_network, find_batch_size
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.components import Components
 from diffedit_batch.models.transfer import HostCopy, to_device
@@ -67,7 +68,7 @@ class DiffEditor:
         find_levels: FindLevels = invert,
     ) -> None:
         self.components = components
-        self._batch_size, self._vae_batch_size = batch_size, vae_batch_size
+        self.batch_size, self._vae_batch_size = batch_size, vae_batch_size
         self._multiple = size_multiple or components.vae_scale_factor * components.unet_scale_factor
         if self._multiple % components.vae_scale_factor:
             raise ValueError(
@@ -85,20 +86,36 @@ class DiffEditor:
         config: ModelConfig,
         *,
         device: str = "cuda",
-        batch_size: int = 16,
-        vae_batch_size: int = 1,
+        batch_size: int | None = None,
+        vae_batch_size: int | None = None,
+        compile: Compile = "off",
         size_multiple: int | None = None,
     ) -> "DiffEditor":
-        """An editor with the configured model on a device. Raises ModelError."""
+        """An editor with the configured model on a device.
+
+        Args:
+            config: the model.
+            device: `cuda`, `cuda:1`, `cpu`.
+            batch_size: None: what fits on a GPU, 16 on a CPU.
+            vae_batch_size: None: 8 on a GPU, 1 on a CPU.
+            compile: whether full calls are compiled, see `engine.warm_up.compile_network`.
+            size_multiple: see the class.
+
+        Raises:
+            ModelError: it cannot be loaded, used, or compiled.
+        """
+        components = Components.load(config, device)
+        batch_size = batch_size or find_batch_size(components)
+        compile_network(components, batch_size, compile)
         return cls(
-            Components.load(config, device),
+            components,
             batch_size=batch_size,
-            vae_batch_size=vae_batch_size,
+            vae_batch_size=vae_batch_size or (1 if device == "cpu" else 8),
             size_multiple=size_multiple,
         )
 
     def _forget_rows(self) -> None:
-        self._batcher = Batcher(self.components.predict, self._batch_size, self._counters)
+        self._batcher = Batcher(self.components.predict, self.batch_size, self._counters)
         self._pictures: MicroBatches[list[_Row]] = MicroBatches(self._vae_batch_size)
         self._edited: MicroBatches[tuple[_Row, Edit, Tensor]] = MicroBatches(self._vae_batch_size)
         self._leaving: list[_Leaving] = []
@@ -134,7 +151,7 @@ class DiffEditor:
                     order[request.id] = len(order)
                 self.submit(self.prepare(one))
                 # Enough rows for full calls of a few sizes; more would only hold memory.
-                while self.num_active >= 4 * self._batch_size:
+                while self.num_active >= 4 * self.batch_size:
                     results += self.step()
             while self.num_active:
                 results += self.step()
@@ -323,7 +340,7 @@ class DiffEditor:
         if self._precise is None:
             self._precise = DiffEditor(
                 self.components.in_full_precision(),
-                batch_size=self._batch_size,
+                batch_size=self.batch_size,
                 vae_batch_size=self._vae_batch_size,
                 size_multiple=self._multiple,
                 find_levels=self._find_levels,

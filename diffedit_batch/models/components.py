@@ -19,6 +19,7 @@ from diffedit_batch.core.schedule import Schedule, make_schedule
 from diffedit_batch.errors import ModelError
 from diffedit_batch.models.identity import identify
 from diffedit_batch.models.loading import DTYPES, explained, tried_out
+from diffedit_batch.models.network import AttentionLog, Network
 from diffedit_batch.models.transfer import to_device
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class Components:
     """A loaded model: UNet, VAE, text encoder, tokenizer and noise table.
 
     Attributes:
+        network: the UNet as it is called.
+        attention_kernels: that ran when the model was tried out.
         device: where latents live.
         dtype: of the UNet's weights.
         prediction_type: what the UNet predicts.
@@ -45,6 +48,7 @@ class Components:
     def __init__(self, pipeline: StableDiffusionPipeline, resolution: int | None = None) -> None:
         self._pipeline = pipeline
         self._unet, self._vae = pipeline.unet.eval(), pipeline.vae.eval()
+        self.network = Network(self._unet)
         self.device: torch.device = pipeline._execution_device
         self.dtype: torch.dtype = self._unet.dtype
         scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -55,6 +59,7 @@ class Components:
         self.vae_scale_factor: int = 2 ** (len(self._vae.config.block_out_channels) - 1)
         self.unet_scale_factor: int = 2 ** (len(self._unet.config.block_out_channels) - 1)
         self.resolution: int = resolution or self._unet.config.sample_size * self.vae_scale_factor
+        self.attention_kernels: tuple[str, ...] = ()
         self.num_text_encodes = 0
         self._encode_prompt = functools.lru_cache(_MAX_CACHED_TEXTS)(self._encode_one_prompt)
         self.text = functools.lru_cache(_MAX_CACHED_TEXTS)(self._average)
@@ -107,10 +112,16 @@ class Components:
     def _try_out(self) -> None:
         """Use every part once."""
         side = 2 * self.unet_scale_factor
+        if self.device.type == "cuda":
+            # There it costs little, and which attention kernels run depends on it.
+            side = self.resolution // self.vae_scale_factor
         latents = torch.zeros(1, self.latent_channels, side, side, device=self.device)
         states = self._encode_one_prompt("a")[None]
         self.num_text_encodes = 0
-        self.predict(latents, torch.ones(1, device=self.device), states)
+        with AttentionLog() as log:
+            self.predict(latents, torch.ones(1, device=self.device), states)
+        self.attention_kernels = tuple(sorted(log.kernels))
+        logger.info("attention of the network: %s", ", ".join(self.attention_kernels))
         self.encode(self.decode(latents))
 
     def _make_schedule(self, num_inference_steps: int) -> Schedule:
@@ -155,7 +166,6 @@ class Components:
         )
         return cast(Tensor, states[0][0].to(self.device))
 
-    @torch.no_grad()
     def predict(self, latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
         """Network outputs (B, C, h, w), fp32.
 
@@ -164,10 +174,7 @@ class Components:
             timesteps: (B,); they may differ.
             states: texts, (B, L, D).
         """
-        outputs = self._unet(
-            latents.to(self.dtype), timesteps, encoder_hidden_states=states.to(self.dtype)
-        ).sample
-        return cast(Tensor, outputs.float())
+        return self.network(latents, timesteps, states)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:

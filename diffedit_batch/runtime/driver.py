@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 _COMMIT_ROWS = 256
 
+_ROWS_THAT_REPAY_COMPILING = 750
+"""Per worker. Compiling takes a minute or more, and is expected to save some 0.08 s of a row."""
+
 
 def run_job(
     config: JobConfig,
@@ -268,9 +271,9 @@ class _Run:
         from diffedit_batch.runtime.fan_out import fan_out
         from diffedit_batch.runtime.pool import WorkerPool
 
-        pool = WorkerPool(self._config, Worker, "edit")
+        pool = WorkerPool(self._with_compile_decided(), Worker, "edit")
         requests = ((row.group, row.request) for row in rows)
-        backlog = Backlog(requests, self._config.engine.batch_size, pool.num_workers)
+        backlog = Backlog(requests, self._config.bundle_rows, pool.num_workers)
 
         def show() -> None:
             self._state.workers = [vars(info) for info in pool.infos]
@@ -282,6 +285,18 @@ class _Run:
             fan_out(backlog, pool, stop, take=self._take, give_up=self._give_up, on_wait=show)
         finally:
             pool.close()
+
+    def _with_compile_decided(self) -> JobConfig:
+        """The job, with `engine.compile: auto` turned off where rows are too few to repay it."""
+        from diffedit_batch.runtime.session import count_places
+
+        engine = self._config.engine
+        rows_per_worker = self._survey.selector.num_expected / count_places(self._config.cluster)
+        if engine.compile != "auto" or rows_per_worker >= _ROWS_THAT_REPAY_COMPILING:
+            return self._config
+        return self._config.model_copy(
+            update={"engine": engine.model_copy(update={"compile": "off"})}
+        )
 
     def _take(self, event: "Done") -> None:
         result = event.result

@@ -39,11 +39,23 @@ Group = tuple[EditRequest, ...]
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """Where a worker runs and how long its model took to load."""
+    """Where a worker runs, how long its model took to load, and how it calls the network.
+
+    Attributes:
+        host: its name.
+        device: name of the GPU, or `cpu`.
+        load_seconds: until it could edit.
+        batch_size: network evaluations in a full call.
+        is_compiled: whether full calls are.
+        attention: kernels that ran when the model was tried out.
+    """
 
     host: str
     device: str
     load_seconds: float
+    batch_size: int = 0
+    is_compiled: bool = False
+    attention: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,11 +121,21 @@ class Worker:
             self._config.model,
             device=device,
             batch_size=self._config.engine.batch_size,
+            vae_batch_size=self._config.engine.vae_batch_size,
+            compile=self._config.engine.compile,
             size_multiple=self._config.input.size_multiple,
         )
         threading.Thread(target=self._drive, name="drive", daemon=True).start()
         name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        return WorkerInfo(socket.gethostname(), name, time.perf_counter() - started)
+        model = self._editor.components
+        return WorkerInfo(
+            socket.gethostname(),
+            name,
+            time.perf_counter() - started,
+            self._editor.batch_size,
+            model.network.is_compiled,
+            model.attention_kernels,
+        )
 
     def edit(self, groups: Sequence[Group]) -> BundleResult:
         """Edit groups of rows and write their pictures; one row of result columns for each request.

@@ -26,7 +26,7 @@ WAITING = {
 """What has to know values of its operands on the host; `item`, `bool` and the like end here."""
 
 
-class NoWaiting(TorchDispatchMode):
+class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -72,7 +72,7 @@ def test_no_step_needs_values_on_the_host(tiny: Components, monkeypatch: Any) ->
     editor = DiffEditor(tiny, batch_size=16)
     submit_all(editor)
     results = editor.step()  # admits, which encodes texts
-    with NoWaiting():
+    with NoWaiting():  # type: ignore[no-untyped-call]
         results += finish(editor)
     assert len(results) == 18
     assert {result.status for result in results} == {"edited", "unchanged"}
@@ -88,7 +88,8 @@ def test_a_step_that_needs_one_is_found_out(tiny: Components, monkeypatch: Any) 
     monkeypatch.setattr(tiny, "predict", curious)
     editor = DiffEditor(tiny, batch_size=16)
     submit_all(editor)
-    with NoWaiting(), pytest.raises(AssertionError, match="makes the host wait"):
+    mode = NoWaiting()  # type: ignore[no-untyped-call]
+    with mode, pytest.raises(AssertionError, match="makes the host wait"):
         editor.step()
 
 
