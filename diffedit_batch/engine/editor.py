@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from diffedit_batch.engine.micro_batches import MicroBatches
 from diffedit_batch.engine.pixels import to_bytes
 from diffedit_batch.engine.preparing import PreparedEdits, prepare
 from diffedit_batch.engine.requests import EditResult, ImageEdits
-from diffedit_batch.engine.warm_up import Compile, compile_network, find_batch_size
+from diffedit_batch.engine.warm_up import compile_network, find_batch_size
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.components import Components
 from diffedit_batch.models.transfer import HostCopy, to_device
@@ -88,7 +89,6 @@ class DiffEditor:
         device: str = "cuda",
         batch_size: int | None = None,
         vae_batch_size: int | None = None,
-        compile: Compile = "off",
         size_multiple: int | None = None,
     ) -> "DiffEditor":
         """An editor with the configured model on a device.
@@ -98,21 +98,27 @@ class DiffEditor:
             device: `cuda`, `cuda:1`, `cpu`.
             batch_size: None: what fits on a GPU, 16 on a CPU.
             vae_batch_size: None: 8 on a GPU, 1 on a CPU.
-            compile: whether full calls are compiled, see `engine.warm_up.compile_network`.
             size_multiple: see the class.
 
         Raises:
-            ModelError: it cannot be loaded, used, or compiled.
+            ModelError: it cannot be loaded or used.
         """
         components = Components.load(config, device)
-        batch_size = batch_size or find_batch_size(components)
-        compile_network(components, batch_size, compile)
         return cls(
             components,
-            batch_size=batch_size,
+            batch_size=batch_size or find_batch_size(components),
             vae_batch_size=vae_batch_size or (1 if device == "cpu" else 8),
             size_multiple=size_multiple,
         )
+
+    def compile(self, mode: Literal["auto", "full"] = "full") -> None:
+        """Compile full calls, before the first row; takes a minute or more, and pays from about 750
+        rows on. `auto`: on a GPU, where it can be done.
+
+        Raises:
+            ModelError: `full` was asked for, and it cannot be had.
+        """
+        compile_network(self.components, self.batch_size, mode)
 
     def _forget_rows(self) -> None:
         self._batcher = Batcher(self.components.predict, self.batch_size, self._counters)

@@ -10,8 +10,6 @@ from diffedit_batch.models.components import Components
 
 logger = logging.getLogger(__name__)
 
-Compile = Literal["auto", "off", "full"]
-
 CPU_BATCH_SIZE = 16
 MAX_BATCH_SIZE = 64
 """Larger calls are no faster, and every row in flight is one that a dead worker did in vain."""
@@ -43,7 +41,7 @@ def largest_call(model: Components) -> int:
     return size
 
 
-def compile_network(model: Components, batch_size: int, compile: Compile) -> None:
+def compile_network(model: Components, batch_size: int, mode: Literal["auto", "full"]) -> None:
     """Compile full calls, and the one of the model's own resolution at once.
 
     `auto` compiles on a GPU, and goes on without where that fails.
@@ -51,14 +49,14 @@ def compile_network(model: Components, batch_size: int, compile: Compile) -> Non
     Raises:
         ModelError: `full` was asked for, and it cannot be had.
     """
-    if compile == "off" or (compile == "auto" and not _has_gpu(model)):
+    if mode == "auto" and not _has_gpu(model):
         return
     model.network.compile(batch_size)
     try:
         _call(model, batch_size)
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        if compile == "full":
+        if mode == "full":
             raise ModelError(
                 f"the network cannot be compiled: {reason}\n  A C++ compiler is needed, on a GPU"
                 " also Triton. engine.compile: off does without."

@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 
 _COMMIT_ROWS = 256
 
-_ROWS_THAT_REPAY_COMPILING = 750
-"""Per worker. Compiling takes a minute or more, and is expected to save some 0.08 s of a row."""
-
 
 def run_job(
     config: JobConfig,
@@ -270,8 +267,12 @@ class _Run:
     def _edit(self, rows: Iterator[ManifestRow], stop: threading.Event) -> None:
         from diffedit_batch.runtime.fan_out import fan_out
         from diffedit_batch.runtime.pool import WorkerPool
+        from diffedit_batch.runtime.session import count_places
 
-        pool = WorkerPool(self._with_compile_decided(), Worker, "edit")
+        num_places = count_places(self._config.cluster)
+        num_rows = self._survey.selector.num_expected
+        config = self._config.with_compile_decided(num_rows, num_places)
+        pool = WorkerPool(config, Worker, "edit")
         requests = ((row.group, row.request) for row in rows)
         backlog = Backlog(requests, self._config.bundle_rows, pool.num_workers)
 
@@ -285,18 +286,6 @@ class _Run:
             fan_out(backlog, pool, stop, take=self._take, give_up=self._give_up, on_wait=show)
         finally:
             pool.close()
-
-    def _with_compile_decided(self) -> JobConfig:
-        """The job, with `engine.compile: auto` turned off where rows are too few to repay it."""
-        from diffedit_batch.runtime.session import count_places
-
-        engine = self._config.engine
-        rows_per_worker = self._survey.selector.num_expected / count_places(self._config.cluster)
-        if engine.compile != "auto" or rows_per_worker >= _ROWS_THAT_REPAY_COMPILING:
-            return self._config
-        return self._config.model_copy(
-            update={"engine": engine.model_copy(update={"compile": "off"})}
-        )
 
     def _take(self, event: "Done") -> None:
         result = event.result

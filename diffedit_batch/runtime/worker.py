@@ -22,6 +22,7 @@ from diffedit_batch.data.images import encode_png, read_mask, read_picture
 from diffedit_batch.data.storage import PROBE, Storage, file_names
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError, StorageError
+from diffedit_batch.runtime.compile_cache import shared_compiling
 from diffedit_batch.runtime.records import error_columns
 from diffedit_batch.schema import EditRequest
 
@@ -122,11 +123,13 @@ class Worker:
             device=device,
             batch_size=self._config.engine.batch_size,
             vae_batch_size=self._config.engine.vae_batch_size,
-            compile=self._config.engine.compile,
             size_multiple=self._config.input.size_multiple,
         )
-        threading.Thread(target=self._drive, name="drive", daemon=True).start()
         name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+        if self._config.engine.compile != "off":
+            with shared_compiling(self._storage, name):
+                self._editor.compile(self._config.engine.compile)
+        threading.Thread(target=self._drive, name="drive", daemon=True).start()
         model = self._editor.components
         return WorkerInfo(
             socket.gethostname(),
