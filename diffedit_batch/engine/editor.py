@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from diffedit_batch.config import ModelConfig
-from diffedit_batch.core.acts import Act, Edit, FindLevels, Recipe, Texts
-from diffedit_batch.core.diffedit import edit_row, invert
+from diffedit_batch.core.acts import Edit, FindLevels
+from diffedit_batch.core.diffedit import invert
 from diffedit_batch.engine.batcher import Batcher, Finished, Scope
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.engine.micro_batches import MicroBatches
 from diffedit_batch.engine.pixels import to_bytes
 from diffedit_batch.engine.preparing import PreparedEdits, prepare
 from diffedit_batch.engine.requests import EditResult, ImageEdits
+from diffedit_batch.engine.starting import count_truncated, start_row
 from diffedit_batch.engine.warm_up import compile_network, find_batch_size
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.components import Components
@@ -217,61 +218,20 @@ class DiffEditor:
             scope: Scope = {}
             for row in rows:
                 try:
-                    act = self._start(row, image, mean, std)
+                    row.num_truncated_prompts = count_truncated(row.request, self.components)
+                    act = start_row(
+                        row.request,
+                        row.prepared,
+                        self.components,
+                        image,
+                        mean,
+                        std,
+                        self._find_levels,
+                    )
                 except (ValueError, torch.OutOfMemoryError) as error:
                     self._results.append(self._failed(row, error))
                 else:
                     self._batcher.add(act, scope, row)
-
-    def _start(self, row: _Row, picture: Tensor, mean: Tensor, std: Tensor) -> Act[Edit]:
-        request, edit, model = row.request, row.request.edit, self.components
-        texts = Texts(
-            source=model.text(request.source_prompt),
-            target=model.text(request.target_prompt),
-            inversion=model.text(request.inversion_text),
-            negative=model.text(request.negative_text),
-            inversion_negative=model.text(("",)),
-            source_mask_negative=model.text(request.source_negative_text),
-            target_mask_negative=model.text(request.negative_text),
-        )
-        used = {
-            *request.source_prompt,
-            *request.target_prompt,
-            *request.inversion_text,
-            *request.negative_text,
-            *request.source_negative_text,
-        }
-        row.num_truncated_prompts = sum(model.is_truncated(prompt) for prompt in used)
-        recipe = Recipe(
-            **{
-                name.name: getattr(edit, name.name)
-                for name in dataclasses.fields(Recipe)
-                if hasattr(edit, name.name)
-            },
-            seed=request.seed,
-            is_reference=edit.preset == "diffusers",
-        )
-        noise, own_mask = row.prepared.noise[request.id], row.prepared.masks.get(request.id)
-        x_0, mask_latents = mean, None
-        if noise.posterior_of_inversion is not None and noise.posterior_of_mask is not None:
-            x_0 = mean + std * to_device(noise.posterior_of_inversion, model.device)
-            mask_latents = mean + std * to_device(noise.posterior_of_mask, model.device)
-        return edit_row(
-            x_0,
-            to_device(noise.mask, model.device),
-            texts,
-            recipe,
-            model.schedule(edit.num_inference_steps),
-            picture=picture,
-            prediction_type=model.prediction_type,
-            vae_scale_factor=model.vae_scale_factor,
-            # Half precision rounds differently in calls of different sizes: that alone is no
-            # difference.
-            flat_tolerance=max(1e-4, torch.finfo(model.dtype).eps),
-            mask_latents=mask_latents,
-            own_mask=None if own_mask is None else to_device(own_mask, model.device),
-            find_levels=self._find_levels,
-        )
 
     def _conclude(self, finished: Finished) -> None:
         """Take an act that ended to the VAE, or where it has nothing to decode, home."""

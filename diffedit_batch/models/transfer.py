@@ -36,7 +36,7 @@ class HostCopy:
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """A host tensor in memory from which a GPU reads by itself; as it is where there is none."""
-    return tensor.pin_memory() if device.type == "cuda" else tensor
+    return tensor.pin_memory() if device.type == "cuda" else tensor  # itself where it is already
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
