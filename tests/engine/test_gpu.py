@@ -16,9 +16,11 @@ pytestmark = [
 ]
 
 
-def edit(device: str, **model: object) -> list[EditResult]:
+def edit(device: str, *, is_compiled: bool = False, **model: object) -> list[EditResult]:
     config = ModelConfig.model_validate({"id": "demo", **model})
     editor = DiffEditor.load(config, device=device)
+    if is_compiled:
+        editor.compile()
     edits = []
     for seed in scenes.VALIDATION_SEEDS[:8]:
         scene = scenes.sample_scene(seed)
@@ -42,3 +44,21 @@ def test_offloaded_models_edit_the_same() -> None:
         edit("cuda"), edit("cuda", enable_model_cpu_offload=True), strict=True
     ):
         assert np.mean(resident.mask != offloaded.mask) < 0.01
+
+
+@pytest.mark.filterwarnings("ignore")  # of what torch's compiler imports
+def test_compiled_calls_edit_the_same() -> None:
+    for eager, compiled in zip(edit("cuda"), edit("cuda", is_compiled=True), strict=True):
+        assert np.mean(eager.mask != compiled.mask) < 0.01
+
+
+def test_attention_runs_a_fused_kernel_in_half_precision() -> None:
+    editor = DiffEditor.load(ModelConfig(id="demo"), device="cuda")
+    kernels = editor.components.attention_kernels
+    assert kernels
+    assert not any("math" in kernel for kernel in kernels)
+
+
+def test_a_call_that_fits_is_found_and_larger_ones_are_not_tried() -> None:
+    editor = DiffEditor.load(ModelConfig(id="demo"), device="cuda")
+    assert editor.batch_size == 64

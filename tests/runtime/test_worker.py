@@ -12,6 +12,7 @@ from diffedit_batch.config import JobConfig
 from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.errors import ModelError, StorageError
+from diffedit_batch.models.network import Network
 from diffedit_batch.runtime.worker import BundleResult, Group, Worker
 
 
@@ -37,6 +38,8 @@ def worker(config: JobConfig) -> Worker:
     info = worker.load()
     assert info.device == "cpu"
     assert info.load_seconds > 0
+    assert (info.batch_size, info.is_compiled) == (16, False), "compile: auto, on a CPU"
+    assert info.attention == ("flash_attention_for_cpu",)
     return worker
 
 
@@ -58,6 +61,21 @@ def test_a_bundle_comes_back_whole_with_its_pictures_written(
     assert result.counters.vae_decodes == 6
     assert set(result.seconds) == {"read", "edit", "write"}
     assert worker.progress() > 3 + 6, "pictures read, rows written, and network calls in between"
+
+
+def test_a_worker_compiles_when_it_is_told_to(
+    config: JobConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_with = Network.compile
+    # Torch's own compiler takes most of a minute; tests/models/test_network.py does it once.
+    monkeypatch.setattr(Network, "compile", lambda self, size: compile_with(self, size, "eager"))
+    engine = config.engine.model_copy(update={"compile": "full", "batch_size": 4})
+    worker = Worker(config.model_copy(update={"engine": engine}))
+    info = worker.load()
+    assert (info.batch_size, info.is_compiled) == (4, True)
+    assert {row["status"] for row in worker.edit(groups_of(config)).rows} == {"edited"}
+    assert worker._editor.components.network.num_graphs == 1
+    torch._dynamo.reset()
 
 
 def test_counters_are_reported_once(worker: Worker, config: JobConfig) -> None:
