@@ -4,12 +4,9 @@ Two things are timed. *Calls*: one network call, as the batcher makes it, at eve
 pictures through `DiffEditor`, at the size whose calls were fastest.
 """
 
-import gc
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import torch
 
 from diffedit_batch.benchmark.calls import DOES_NOT_FIT, Call, time_call
 from diffedit_batch.benchmark.ceilings import Ceilings, measure_ceilings
@@ -24,8 +21,14 @@ from diffedit_batch.benchmark.subject import (
     make_edits,
     with_mask_area,
 )
-from diffedit_batch.benchmark.timing import Spread, peak_memory_gb, reset_peak_memory, seconds_of
-from diffedit_batch.config import EditConfig
+from diffedit_batch.benchmark.timing import (
+    Spread,
+    free_memory,
+    peak_memory_gb,
+    reset_peak_memory,
+    seconds_of,
+)
+from diffedit_batch.config import EditConfig, Preset
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.engine.editor import DiffEditor
 from diffedit_batch.errors import ConfigError, RowError
@@ -33,7 +36,7 @@ from diffedit_batch.models.flops import PartFlops
 
 logger = logging.getLogger(__name__)
 
-_EDIT = EditConfig(preset="paper").resolved()
+_PRESET: Preset = "paper"
 _EDITS_PER_IMAGE = (1, 4)
 _NUM_CALLS_WATCHED = 10
 _NOTES = (
@@ -44,8 +47,8 @@ _NOTES = (
     " need, shared where edits share a picture; executed: padding too. Elementwise operations count"
     " as none.",
     "Peak memory: of tensors on a GPU, of the whole process so far on a CPU.",
-    "Outside calls: time of the edits that as many full network calls would not take: pictures in and"
-    " out of the VAE, and the engine's own work.",
+    "Outside calls: time of the edits that as many full network calls would not take: pictures in"
+    " and out of the VAE, and the engine's own work.",
     f"Kernels: of {_NUM_CALLS_WATCHED} network calls, over the time of as many unwatched; their"
     " names are in report.json.",
 )
@@ -89,6 +92,7 @@ def measure_engine(
     compile_modes: Sequence[str],
     num_edits: int,
     repeats: int,
+    num_inference_steps: int = 50,
     matmul_size: int | None = None,
 ) -> Report:
     """Calls of every size, whole edits, kinds of kernels and ceilings of one model.
@@ -100,6 +104,7 @@ def measure_engine(
         compile_modes: values of `engine.compile`.
         num_edits: edits in one measurement.
         repeats: measurements of each.
+        num_inference_steps: of every edit.
         matmul_size: of the ceiling; None: what suits the device.
 
     Raises:
@@ -110,6 +115,7 @@ def measure_engine(
             "benchmark of the engine",
             [f"sizes and repeats are at least 1, edits at least {max(_EDITS_PER_IMAGE)}"],
         )
+    edit = EditConfig(preset=_PRESET, num_inference_steps=num_inference_steps).resolved()
     ceilings: Ceilings | None = None
     calls: list[dict[str, Any]] = []
     edits: list[dict[str, Any]] = []
@@ -124,18 +130,20 @@ def measure_engine(
         for size in sizes:
             logger.info("%s, compile %s: calls of %d", model, mode, size)
             of_mode.append({"compile": mode, **time_call(subject, size, ceilings, repeats)})
-            _free_memory()
+            free_memory()
         calls += of_mode
         good = [row for row in of_mode if row["problem"] is None]
         if good:
             fastest = min(good, key=lambda row: row["ms_per_evaluation"].median)
             for edits_per_image in _EDITS_PER_IMAGE:
                 logger.info("%s, compile %s: %d edits an image", model, mode, edits_per_image)
-                row = _time_edits(subject, fastest, num_edits, edits_per_image, ceilings, repeats)
+                row = _time_edits(
+                    subject, fastest, edit, num_edits, edits_per_image, ceilings, repeats
+                )
                 edits.append({"compile": mode, **row})
             shares = _share_kernels(subject, fastest["call_size"])
             kernels.append({"compile": mode, **shares})
-        _free_memory()
+        free_memory()
     assert ceilings is not None
     return Report(
         name="engine",
@@ -145,7 +153,8 @@ def measure_engine(
             "model": model,
             "resolution": subject.components.resolution,
             "dtype": str(subject.components.dtype).removeprefix("torch."),
-            "preset": _EDIT.preset,
+            "preset": _PRESET,
+            "num_inference_steps": num_inference_steps,
             "repeats": repeats,
         },
         tables=[
@@ -165,6 +174,7 @@ def measure_engine(
 def _time_edits(
     subject: Subject,
     call: Mapping[str, Any],
+    edit: EditConfig,
     num_edits: int,
     edits_per_image: int,
     ceilings: Ceilings,
@@ -179,7 +189,7 @@ def _time_edits(
     editor = DiffEditor(subject.components, batch_size=size)
     num_images = max(1, num_edits // edits_per_image)
     try:
-        edits = with_mask_area(editor, make_edits(subject, num_images, edits_per_image, _EDIT))
+        edits = with_mask_area(editor, make_edits(subject, num_images, edits_per_image, edit))
         results = done(editor.edit(edits))  # warms up every size of call that there will be
         before = editor.counters
         seconds = Spread.of(
@@ -252,9 +262,3 @@ def _curve(rows: Sequence[Mapping[str, Any]], mode: str) -> list[tuple[float, Sp
         for row in rows
         if row["compile"] == mode and row["problem"] is None
     ]
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from diffedit_batch.benchmark.timing import seconds_of
@@ -68,7 +67,7 @@ def profile_kernels(use: Callable[[], Any], device: str) -> KernelShares:
         seconds_of(use, device)
     spent: Counter[str] = Counter()
     for event in watched.key_averages():
-        if is_gpu and event.device_type == DeviceType.CUDA:
+        if is_gpu and event.device_type.name == "CUDA":
             spent[event.key] += event.self_device_time_total
         elif not is_gpu:
             spent[event.key] += event.self_cpu_time_total

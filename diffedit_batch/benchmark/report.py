@@ -90,7 +90,7 @@ class Report:
 def shown(value: Any, *, is_share: bool = False) -> str:
     """A value as tables show it: three digits, ranges in brackets, shares in percent."""
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, Spread):
         median, low, high = (
             shown(number, is_share=is_share) for number in (value.median, value.low, value.high)

@@ -190,7 +190,8 @@ def _run(
         "overhead_per_row_ms": 1e3 * (had_s - slept_s) / num_rows,
         "driver_ms_per_row": 1e3 * driver_s / num_rows,
         # Who was given nothing at all had nothing to do from the first.
-        "tail_s": ended - (min(last_seen.values()) if len(last_seen) == pool.num_workers else ready),
+        "tail_s": ended
+        - (min(last_seen.values()) if len(last_seen) == pool.num_workers else ready),
         "start_s": ready - started,
     }
 

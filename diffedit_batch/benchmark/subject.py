@@ -116,7 +116,13 @@ def with_mask_area(editor: DiffEditor, edits: list[ImageEdits]) -> list[ImageEdi
     A random network finds masks of any size, and an empty one would end its edit early. The masks
     are still searched for: this only moves the cut, having looked at the maps.
     """
-    brief = [_with_requests(one, lambda r: {"inpaint_strength": 0.02}) for one in edits]
+    # One step of inversion and one of denoising: the maps are all that is looked at.
+    brief = [
+        _with_requests(
+            one, lambda r: {"inpaint_strength": min(1.5 / r.edit.num_inference_steps, 1)}
+        )
+        for one in edits
+    ]
     thresholds = {result.request.id: _threshold(result) for result in done(editor.edit(brief))}
     return [_with_requests(one, lambda r: {"mask_threshold": thresholds[r.id]}) for one in edits]
 

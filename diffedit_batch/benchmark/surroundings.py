@@ -54,7 +54,7 @@ def _hardware(device: str) -> dict[str, Any]:
             "name": gpu.name,
             "memory_gb": round(gpu.total_memory / 1e9, 1),
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             **dict(zip(_GPU_FIELDS, answer.split(", "), strict=False)),
         }
     return hardware

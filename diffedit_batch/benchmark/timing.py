@@ -1,5 +1,6 @@
 """Seconds that mean something: repeated, and not before the device is done."""
 
+import gc
 import resource
 import statistics
 import sys
@@ -59,6 +60,13 @@ def wait_for(device: str) -> None:
     """Return when the device has nothing left to do."""
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def free_memory() -> None:
+    """Give back what nobody holds any more, for other processes too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def reset_peak_memory(device: str) -> None:
