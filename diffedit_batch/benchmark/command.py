@@ -31,10 +31,11 @@ def main(argv: Sequence[str] | None, description: str | None) -> int:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    """All commands with their arguments."""
+    root = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="WHAT")
+    commands = root.add_subparsers(required=True, metavar="WHAT")
 
     def add(
         name: str, command: Callable[[argparse.Namespace], int], text: str
@@ -81,7 +82,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     plan.add_argument("--images", type=int, default=1_000, help="files they name (1000)")
     plan.add_argument("--folder", type=Path, help="where the temporary folder is made")
     plan.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
-    return parser
+    return root
 
 
 def _engine(options: argparse.Namespace) -> int:

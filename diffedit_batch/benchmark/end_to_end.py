@@ -157,9 +157,12 @@ def _time_job(config: JobConfig) -> dict[str, Any]:
 
 
 def steady_rate(ledger: Ledger) -> float | None:
-    """Rows a second after the first bundles; None where no more came."""
+    """Committed rows a second after the first bundles; None where no more came."""
     finished = np.concatenate(
-        [table["finished_at"].cast(pa.int64()).to_numpy() for table in ledger.scan(["finished_at"])]
+        [
+            table["finished_at"].cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
+            for table in ledger.scan(["finished_at"])
+        ]
     )
     moments, num_rows = np.unique(finished, return_counts=True)
     if len(moments) <= _NUM_DROPPED:

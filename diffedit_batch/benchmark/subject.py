@@ -26,6 +26,9 @@ from diffedit_batch.schema import EditRequest
 MODELS = (*ARCHITECTURES, "demo")
 """The true shapes of what people edit with, filled with random weights, and the embedded model."""
 
+COMPILE_MODES = ("off", "full")
+"""Values of `engine.compile` that leave nothing to be decided."""
+
 MASK_AREA = 0.25
 """Share of a picture that masks cover."""
 
@@ -67,6 +70,8 @@ def load_subject(
     check_device(device)
     if name not in MODELS:
         raise ConfigError(f"model {name!r}", [f"choose from {', '.join(MODELS)}"])
+    if compile_mode not in COMPILE_MODES:
+        raise ConfigError(f"compile {compile_mode!r}", [f"choose from {', '.join(COMPILE_MODES)}"])
     dtype = torch.float16 if device == "cuda" else torch.float32
     vae_dtype = dtype if is_vae_half else torch.float32
     source = Path(identify(ModelConfig(id="demo")).source)

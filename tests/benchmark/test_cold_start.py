@@ -1,8 +1,7 @@
-from pathlib import Path
+import sys
 
 import pytest
 
-from diffedit_batch.benchmark import cold_start
 from diffedit_batch.benchmark.cold_start import measure_cold_start
 from diffedit_batch.config import EditConfig
 from diffedit_batch.errors import ClusterError
@@ -23,7 +22,7 @@ def test_phases_make_up_the_whole_start() -> None:
     assert sum(seconds[phase] for phase in phases) == pytest.approx(seconds["total"])
 
 
-def test_a_process_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cold_start.sys, "executable", "/bin/false")
+def test_a_process_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ClusterError, match="ended with 1"):
         measure_cold_start("demo", "cpu", batch_size=1, repeats=1)

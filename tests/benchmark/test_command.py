@@ -1,4 +1,5 @@
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -17,7 +18,10 @@ from jobs.benchmark import main
         (["engine", "--device", "tpu"], "device 'tpu'"),
         (["engine", "--model", "small", "--device", "cpu", "--compile", "fast"], "compile"),
         (["baselines", "--model", "small", "--device", "cpu", "--baselines", "guide"], "'guide'"),
-        (["baselines", "--model", "small", "--device", "cpu", "--baselines", "x"], "'x' is none of"),
+        (
+            ["baselines", "--model", "small", "--device", "cpu", "--baselines", "x"],
+            "'x' is none of",
+        ),
         (["end-to-end", "--model", "sd3", "--device", "cpu"], "choose from sd15"),
         (["cold-start", "--model", "sd3", "--device", "cpu"], "choose from sd15"),
         (["scheduler", "--groups", "0"], "must be positive"),
@@ -73,10 +77,10 @@ def test_all_goes_on_after_a_failure_and_tells_of_it(
     started: list[Sequence[str]] = []
 
     def run(arguments: Sequence[str], check: bool) -> CompletedProcess[str]:
-        started.append(arguments)
+        started.append(arguments)  # the second fails
         return CompletedProcess(arguments, 4 if len(started) == 2 else 0)
 
-    monkeypatch.setattr(command.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     assert main(["all", "--device", "cpu", "--output", str(tmp_path)]) == 4
     assert len(started) == len(command.everything("cpu"))
     assert [Path(one[-1]).parent for one in started] == [tmp_path] * len(started)

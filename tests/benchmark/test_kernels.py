@@ -5,8 +5,14 @@ from torch.nn import functional
 from diffedit_batch.benchmark.kernels import KINDS, kind_of, profile_kernels
 
 NAMES = [
-    ("sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc_tilesize128x128", "convolution"),
-    ("void cutlass__5x_cudnn::Kernel<cutlass_tensorop_f16_s16816fprop_optimized_f16>", "convolution"),
+    (
+        "sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc_tilesize128x128",
+        "convolution",
+    ),
+    (
+        "void cutlass__5x_cudnn::Kernel<cutlass_tensorop_f16_s16816fprop_optimized_f16>",
+        "convolution",
+    ),
     ("aten::mkldnn_convolution", "convolution"),
     ("nvjet_hsh_128x256_64x4_1x2_h_bz_coopA_TNT", "GEMM"),
     ("sm80_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize128x64", "GEMM"),
