@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from diffedit_batch.core.acts import Act, Evaluate, Text, Texts
+from diffedit_batch.core.acts import Act, Evaluate, Fetch, Text, Texts
 from diffedit_batch.engine.batcher import NoiseModel
 
 T = TypeVar("T")
@@ -50,6 +50,8 @@ def _drive(
             log.append(wish)
             states = torch.stack([one.states for one in wish.texts])
             answer = noise_model(wish.latents, wish.timestep.expand(len(states)), states)
+        elif isinstance(wish, Fetch):
+            answer = wish.values.tolist()
         else:
             if wish.key not in shared:
                 shared[wish.key] = _drive(wish.start(), noise_model, shared, log)

@@ -5,12 +5,15 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import torch
 
 from diffedit_batch.config import JobConfig, ModelConfig
 from diffedit_batch.engine import editor
 from diffedit_batch.engine.counters import Counters
+from diffedit_batch.engine.preparing import PreparedEdits
 from diffedit_batch.engine.requests import EditResult, ImageEdits
 from diffedit_batch.runtime.worker import Worker, WorkerInfo
 from diffedit_batch.schema import EditRequest
@@ -26,6 +29,8 @@ class ChaosEditor:
     """
 
     folder: Path
+    batch_size = 1
+    components = SimpleNamespace(network=SimpleNamespace(is_compiled=False), attention_kernels=())
 
     def __init__(self) -> None:
         self.counters = Counters()
@@ -39,8 +44,11 @@ class ChaosEditor:
     def num_active(self) -> int:
         return len(self._rows)
 
-    def submit(self, edits: ImageEdits) -> None:
-        self._rows += [(request, edits) for request in edits.requests]
+    def prepare(self, edits: ImageEdits) -> PreparedEdits:
+        return PreparedEdits(edits, torch.empty(0), {}, {})
+
+    def submit(self, prepared: PreparedEdits) -> None:
+        self._rows += [(request, prepared.edits) for request in prepared.edits.requests]
 
     def step(self) -> list[EditResult]:
         request, edits = self._rows.pop(0)

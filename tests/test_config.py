@@ -296,3 +296,21 @@ def test_fingerprint_tells_parts_apart() -> None:
     assert len({fingerprint(parts) for parts in variants}) == len(variants)
     assert fingerprint([{"a": 1, "b": 2}]) == fingerprint([{"b": 2, "a": 1}])
     assert len(fingerprint([])) == 32
+
+
+@pytest.mark.parametrize(
+    ("compile", "gpus", "num_rows", "decided"),
+    [
+        ("auto", 1.0, 1500, "auto"),
+        ("auto", 1.0, 1499, "off"),
+        ("auto", 0.0, 1_000_000, "off"),
+        ("full", 0.0, 1, "full"),
+        ("off", 1.0, 1_000_000, "off"),
+    ],
+)
+def test_two_workers_compile_where_rows_repay_it(
+    compile: str, gpus: float, num_rows: int, decided: str
+) -> None:
+    tree = {**MINIMAL, "engine": {"compile": compile}, "cluster": {"gpus_per_worker": gpus}}
+    config = JobConfig.model_validate(tree).with_compile_decided(num_rows, num_workers=2)
+    assert config.engine.compile == decided

@@ -113,7 +113,7 @@ def _plan(config: JobConfig, num_done: int, num_images: int) -> PlanningCost:
             yield row.group, row.request
 
     with step("select"):
-        Backlog(requests(), config.engine.batch_size, num_workers=1).peek()
+        Backlog(requests(), config.bundle_rows, num_workers=1).peek()
     return PlanningCost(
         num_rows=manifest.num_rows,
         num_done=num_done,

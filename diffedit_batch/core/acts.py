@@ -41,7 +41,17 @@ class Once(NamedTuple):
     start: Callable[[], "Act[Any]"]
 
 
-Act = Generator[Evaluate | Once, Any, T]
+class Fetch(NamedTuple):
+    """Wish for the numbers in `values` (K,), as a list of floats.
+
+    A row that asked for them itself would make the host wait for the device, and the device then
+    for the host; others go on while they are on their way.
+    """
+
+    values: Tensor
+
+
+Act = Generator[Evaluate | Once | Fetch, Any, T]
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,22 @@ batcher packs the wishes of many rows into full network calls.
 Legend: N mask draws, K evaluations, C channels, h x w latent grid, L text tokens, D text width.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
-from diffedit_batch.core.acts import Act, Edit, Evaluate, FindLevels, Once, Recipe, Text, Texts
+from diffedit_batch.core.acts import (
+    Act,
+    Edit,
+    Evaluate,
+    Fetch,
+    FindLevels,
+    Once,
+    Recipe,
+    Text,
+    Texts,
+)
 from diffedit_batch.core.guidance import PredictionType, estimates, guide
 from diffedit_batch.core.mask import (
     MaskPair,
@@ -112,9 +124,11 @@ def find_mask(
     if texts.source.key == texts.target.key:
         return nothing, None
     difference = yield from find_difference(x_0, noise, texts, recipe, schedule)
-    if not difference.isfinite().all():
+    # A maximum hides neither NaN nor infinity.
+    [highest] = yield Fetch(difference.max()[None])
+    if not math.isfinite(highest):
         raise FloatingPointError("the noise estimates of the mask are not finite")
-    if difference.max() <= flat_tolerance:
+    if highest <= flat_tolerance:
         return nothing, difference
 
     def cut(scores: Tensor) -> Tensor:
@@ -250,7 +264,8 @@ def edit_row(
             vae_scale_factor=vae_scale_factor,
             flat_tolerance=flat_tolerance,
         )
-    if not mask.latent.any():
+    [is_any] = yield Fetch(mask.latent.any()[None])
+    if not is_any:
         return Edit(None, mask, difference)
     levels = yield Once(
         "inversion",

@@ -101,7 +101,8 @@ def otsu_threshold(scaled: Tensor, num_bins: int = 256) -> Tensor:
     mean_high = (sum_low[-1] - sum_low) / weight_high.clamp_min(1)
     between = weight_low * weight_high * (mean_low - mean_high) ** 2
     # Between two well separated classes every cut is equally good: take the middle one.
-    best = (between >= between.max() * (1 - 1e-6)).nonzero().flatten().float().mean()
+    is_best = (between >= between.max() * (1 - 1e-6)).float()
+    best = (is_best * torch.arange(num_bins, device=scaled.device)).sum() / is_best.sum()
     return (best + 1) / num_bins
 
 

@@ -1,14 +1,16 @@
 """Step-level batching: the wishes of many rows, at any timestep, in few full network calls.
 
 Acts (see `core.diffedit`) yield what they need and are parked; `Batcher.step` packs parked wishes
-of one shape into one call, oldest row first, and hands the outputs back. Rows that finish early
-make room at once; nothing a row receives depends on who shared its calls, but for the last bits in
-which kernels of different sizes round.
+of one shape into one call, oldest row first, and hands the outputs back. Shapes that fill a call
+go before those that do not: rows of a rare shape wait until there are more of them, or nothing else
+to do. Rows that finish early make room at once; nothing a row receives depends on who shared its
+calls, but for the last bits in which kernels of different sizes round.
 
 Legend: B evaluations in a call, C channels, h x w latent grid, L tokens, D text width.
 """
 
 import bisect
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffedit_batch.core.acts import Act, Evaluate
+from diffedit_batch.core.acts import Act, Evaluate, Fetch
 from diffedit_batch.engine.counters import Counters
+from diffedit_batch.models.transfer import HostCopy
 
 NoiseModel = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(latents (B, C, h, w), timesteps (B,), texts (B, L, D)) -> outputs (B, C, h, w)."""
@@ -44,6 +47,7 @@ class _Task:
     wish: Evaluate | None = None
     num_taken: int = 0
     outputs: list[Tensor] = field(default_factory=list)
+    numbers: HostCopy | None = None
     end: Finished | None = None
     waiting: list["_Task"] = field(default_factory=list)
 
@@ -58,8 +62,7 @@ class Batcher:
 
     Args:
         noise_model: the network.
-        batch_size: evaluations in a full call; smaller calls are padded to the next power of two,
-            so that few shapes ever reach the device.
+        batch_size: evaluations in a full call; smaller ones come in few sizes, see `call_size`.
         counters: where work is counted.
     """
 
@@ -69,6 +72,7 @@ class Batcher:
         self._counters = counters
         self._limits: dict[tuple[int, ...], int] = {}
         self._parked: list[_Task] = []
+        self._fetching: list[_Task] = []
         self._finished: list[Finished] = []
         self._num_started = 0
 
@@ -77,15 +81,58 @@ class Batcher:
         self._num_started += 1
         self._advance(_Task(self._num_started, act, scope, token), None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no act waits for anything."""
+        return not self._parked and not self._fetching
+
+    @property
+    def has_full_call(self) -> bool:
+        """Whether the next call will be full."""
+        bucket = self._choose()
+        return bucket is not None and self._count_waiting()[bucket] >= self._limit(bucket)
+
     def step(self) -> list[Finished]:
         """Run one network call, if any act waits; return the acts that ended meanwhile."""
-        if self._parked:
-            self._call(self._parked[0].bucket)
+        bucket = self._choose()
+        if bucket is not None:
+            self._call(bucket)
+        # After the call is under way: what it is computed from is then there already.
+        self._take_numbers(is_idle=bucket is None)
         finished, self._finished = self._finished, []
         return finished
 
+    def _choose(self) -> tuple[int, ...] | None:
+        """The shape of the oldest act among those that fill a call, or else among all."""
+        waiting = self._count_waiting()
+        for bucket, num_evals in waiting.items():
+            if num_evals >= self._limit(bucket):
+                return bucket
+        return next(iter(waiting), None)
+
+    def _count_waiting(self) -> Counter[tuple[int, ...]]:
+        """Evaluations waited for by shape, that of the oldest act first."""
+        waiting: Counter[tuple[int, ...]] = Counter()
+        for task in self._parked:
+            assert task.wish is not None
+            waiting[task.bucket] += len(task.wish.texts) - task.num_taken
+        return waiting
+
+    def _limit(self, bucket: tuple[int, ...]) -> int:
+        return self._limits.get(bucket, self._batch_size)
+
+    def _take_numbers(self, *, is_idle: bool) -> None:
+        """Let acts go on whose numbers are here; wait for them only where nothing else is to do."""
+        fetching, self._fetching = self._fetching, []
+        for task in fetching:
+            assert task.numbers is not None
+            if task.numbers.is_here or (is_idle and not self._parked):
+                self._advance(task, _numbers(task.numbers))
+            else:
+                self._fetching.append(task)
+
     def _call(self, bucket: tuple[int, ...]) -> None:
-        limit = self._limits.get(bucket, self._batch_size)
+        limit = self._limit(bucket)
         takers: list[tuple[_Task, Evaluate, slice]] = []
         room = limit
         for task in self._parked:
@@ -102,7 +149,7 @@ class Batcher:
         )
         states = torch.stack([text.states for _, wish, part in takers for text in wish.texts[part]])
         num_evals = len(latents)
-        size = min(limit, 1 << (num_evals - 1).bit_length())
+        size = call_size(num_evals, limit)
         outputs, failure = None, ""
         try:
             outputs = self._noise_model(*(_pad(t, size) for t in (latents, timesteps, states)))
@@ -154,6 +201,13 @@ class Batcher:
                 task.wish, task.num_taken, task.outputs = wish, 0, []
                 bisect.insort(self._parked, task, key=lambda parked: parked.order)
                 return
+            if isinstance(wish, Fetch):
+                task.numbers = HostCopy({"numbers": wish.values})
+                if not task.numbers.is_here:
+                    self._fetching.append(task)
+                    return
+                answer = _numbers(task.numbers)
+                continue
             shared = task.scope.get(wish.key)
             if shared is None:
                 # What others wait for is as old as the row that asked first.
@@ -174,6 +228,21 @@ class Batcher:
         for waiting in task.waiting:
             self._advance(waiting, end.error or end.result)
         task.waiting.clear()
+
+
+def call_size(num_evals: int, limit: int) -> int:
+    """The size of a call that holds so many evaluations: 1 to 8, 10, 12, 14, 16, 20, ..., limit.
+
+    Four sizes between a power of two and the next: few shapes for the device to prepare for, and
+    little to fill up.
+    """
+    step = 1 << max(0, (num_evals - 1).bit_length() - 3)
+    return min(limit, -(-num_evals // step) * step)
+
+
+def _numbers(copy: HostCopy) -> list[float]:
+    numbers: list[float] = copy.wait()["numbers"].tolist()
+    return numbers
 
 
 def _pad(batch: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,28 +20,31 @@ from torch import Tensor
 from diffedit_batch.config import ModelConfig
 from diffedit_batch.core.acts import Act, Edit, FindLevels, Recipe, Texts
 from diffedit_batch.core.diffedit import edit_row, invert
-from diffedit_batch.core.noise import draw
 from diffedit_batch.engine.batcher import Batcher, Finished, Scope
 from diffedit_batch.engine.counters import Counters
-from diffedit_batch.engine.pixels import (
-    content_key,
-    resize_mask,
-    to_picture,
-    to_tensor,
-    working_size,
-)
+from diffedit_batch.engine.micro_batches import MicroBatches
+from diffedit_batch.engine.pixels import to_bytes
+from diffedit_batch.engine.preparing import PreparedEdits, prepare
 from diffedit_batch.engine.requests import EditResult, ImageEdits
+from diffedit_batch.engine.warm_up import compile_network, find_batch_size
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.components import Components
+from diffedit_batch.models.transfer import HostCopy, to_device
 from diffedit_batch.schema import EditRequest
 
 
 @dataclass(eq=False)
 class _Row:
     request: EditRequest
-    edits: ImageEdits
+    prepared: PreparedEdits
     started: float
     num_truncated_prompts: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Leaving:
+    row: _Row
+    copy: HostCopy
 
 
 class DiffEditor:
@@ -49,6 +53,7 @@ class DiffEditor:
     Args:
         components: the model.
         batch_size: network evaluations in a full call.
+        vae_batch_size: pictures that the VAE encodes or decodes at once.
         size_multiple: working sizes are multiples of it, in pixels; None: what the UNet halves
             without remainder.
         find_levels: what comes instead of the inversion, for ablations.
@@ -59,11 +64,12 @@ class DiffEditor:
         components: Components,
         *,
         batch_size: int = 16,
+        vae_batch_size: int = 1,
         size_multiple: int | None = None,
         find_levels: FindLevels = invert,
     ) -> None:
         self.components = components
-        self._batch_size = batch_size
+        self.batch_size, self._vae_batch_size = batch_size, vae_batch_size
         self._multiple = size_multiple or components.vae_scale_factor * components.unet_scale_factor
         if self._multiple % components.vae_scale_factor:
             raise ValueError(
@@ -81,15 +87,44 @@ class DiffEditor:
         config: ModelConfig,
         *,
         device: str = "cuda",
-        batch_size: int = 16,
+        batch_size: int | None = None,
+        vae_batch_size: int | None = None,
         size_multiple: int | None = None,
     ) -> "DiffEditor":
-        """An editor with the configured model on a device. Raises ModelError."""
+        """An editor with the configured model on a device.
+
+        Args:
+            config: the model.
+            device: `cuda`, `cuda:1`, `cpu`.
+            batch_size: None: what fits on a GPU, 16 on a CPU.
+            vae_batch_size: None: 8 on a GPU, 1 on a CPU.
+            size_multiple: see the class.
+
+        Raises:
+            ModelError: it cannot be loaded or used.
+        """
         components = Components.load(config, device)
-        return cls(components, batch_size=batch_size, size_multiple=size_multiple)
+        return cls(
+            components,
+            batch_size=batch_size or find_batch_size(components),
+            vae_batch_size=vae_batch_size or (1 if device == "cpu" else 8),
+            size_multiple=size_multiple,
+        )
+
+    def compile(self, mode: Literal["auto", "full"] = "full") -> None:
+        """Compile full calls, before the first row; takes a minute or more, and pays from about 750
+        rows on. `auto`: on a GPU, where it can be done.
+
+        Raises:
+            ModelError: `full` was asked for, and it cannot be had.
+        """
+        compile_network(self.components, self.batch_size, mode)
 
     def _forget_rows(self) -> None:
-        self._batcher = Batcher(self.components.predict, self._batch_size, self._counters)
+        self._batcher = Batcher(self.components.predict, self.batch_size, self._counters)
+        self._pictures: MicroBatches[list[_Row]] = MicroBatches(self._vae_batch_size)
+        self._edited: MicroBatches[tuple[_Row, Edit, Tensor]] = MicroBatches(self._vae_batch_size)
+        self._leaving: list[_Leaving] = []
         self._results: list[EditResult] = []
         self._num_active = 0
         if self._precise is not None:
@@ -120,9 +155,9 @@ class DiffEditor:
                     if request.id in order:
                         raise ValueError(f"two requests have the id {request.id!r}")
                     order[request.id] = len(order)
-                self.submit(one)
-                # Twice a full call of rows keeps calls full; more would only hold memory.
-                while self.num_active >= 2 * self._batch_size:
+                self.submit(self.prepare(one))
+                # Enough rows for full calls of a few sizes; more would only hold memory.
+                while self.num_active >= 4 * self.batch_size:
                     results += self.step()
             while self.num_active:
                 results += self.step()
@@ -131,43 +166,64 @@ class DiffEditor:
             raise
         return sorted(results, key=lambda result: order[result.request.id])
 
-    def submit(self, edits: ImageEdits) -> None:
+    def prepare(self, edits: ImageEdits) -> PreparedEdits:
+        """What `submit` takes. Any thread may do it, ahead of the one that drives the device."""
+        return prepare(edits, self.components, self._multiple)
+
+    def submit(self, prepared: PreparedEdits) -> None:
         """Admit the requests of one picture; `step` returns their results as they come."""
-        self._num_active += len(edits.requests)
-        rows = [_Row(request, edits, time.perf_counter()) for request in edits.requests]
-        height, width = edits.picture.shape[:2]
-        size = working_size(width, height, self.components.resolution, self._multiple)
-        try:
-            picture = to_tensor(edits.picture, size).to(self.components.device)
-            mean, std = self.components.encode(picture)
-        except torch.OutOfMemoryError as error:
-            for row in rows:
-                self._results.append(self._failed(row, error))
-            return
-        self._counters.vae_encodes += 1
-        scope: Scope = {}
-        key = content_key(edits.picture)
-        for row in rows:
-            try:
-                act = self._start(row, picture, mean, std, key)
-            except (ValueError, torch.OutOfMemoryError) as error:
-                self._results.append(self._failed(row, error))
-            else:
-                self._batcher.add(act, scope, row)
+        self._num_active += len(prepared.edits.requests)
+        started = time.perf_counter()
+        rows = [_Row(request, prepared, started) for request in prepared.edits.requests]
+        self._pictures.add(prepared.picture.shape, rows)
 
     def step(self) -> list[EditResult]:
         """Run one network call and return the results that became ready."""
+        while pictures := self._pictures.pop(is_hurried=not self._batcher.has_full_call):
+            self._encode(pictures)
         for finished in self._batcher.step():
-            result = self._conclude(finished)
-            if result is not None:
-                self._results.append(result)
+            self._conclude(finished)
+        while edited := self._edited.pop(is_hurried=not self._batcher.has_full_call):
+            self._decode(edited)
+        leaving, self._leaving = self._leaving, []
+        for one in leaving:
+            # Waited for only when the device has nothing else to do.
+            if one.copy.is_here or self._batcher.is_idle:
+                self._deliver(one)
+            else:
+                self._leaving.append(one)
         if self._precise is not None:
             self._results += self._precise.step()
         results, self._results = self._results, []
         self._num_active -= len(results)
         return results
 
-    def _start(self, row: _Row, picture: Tensor, mean: Tensor, std: Tensor, key: str) -> Act[Edit]:
+    def _encode(self, pictures: list[list[_Row]]) -> None:
+        """Encode pictures of one size and start their rows."""
+        prepared = [rows[0].prepared for rows in pictures]
+        device = self.components.device
+        try:
+            images = torch.stack([to_device(one.picture, device) for one in prepared])
+            means, stds = self.components.encode(images)
+        except torch.OutOfMemoryError as error:
+            if len(pictures) > 1:
+                self._counters.batch_halvings += 1
+                self._pictures.shrink(prepared[0].picture.shape, pictures)
+            else:
+                self._results += [self._failed(row, error) for row in pictures[0]]
+            return
+        self._counters.vae_encodes += len(pictures)
+        for rows, image, mean, std in zip(pictures, images, means, stds, strict=True):
+            scope: Scope = {}
+            for row in rows:
+                try:
+                    act = self._start(row, image, mean, std)
+                except (ValueError, torch.OutOfMemoryError) as error:
+                    self._results.append(self._failed(row, error))
+                else:
+                    self._batcher.add(act, scope, row)
+
+    def _start(self, row: _Row, picture: Tensor, mean: Tensor, std: Tensor) -> Act[Edit]:
         request, edit, model = row.request, row.request.edit, self.components
         texts = Texts(
             source=model.text(request.source_prompt),
@@ -195,20 +251,14 @@ class DiffEditor:
             seed=request.seed,
             is_reference=edit.preset == "diffusers",
         )
-
-        def noise(purpose: str, *shape: int) -> Tensor:
-            drawn = draw((*shape, *mean.shape), seed=request.seed, image_key=key, purpose=purpose)
-            return drawn.to(model.device)
-
-        own_mask = row.edits.masks.get(request.id)
-        size = (picture.shape[2], picture.shape[1])
+        noise, own_mask = row.prepared.noise[request.id], row.prepared.masks.get(request.id)
         x_0, mask_latents = mean, None
-        if recipe.is_reference:
-            x_0 = mean + std * noise("posterior of inversion")
-            mask_latents = mean + std * noise("posterior of mask", recipe.num_maps_per_mask)
+        if noise.posterior_of_inversion is not None and noise.posterior_of_mask is not None:
+            x_0 = mean + std * to_device(noise.posterior_of_inversion, model.device)
+            mask_latents = mean + std * to_device(noise.posterior_of_mask, model.device)
         return edit_row(
             x_0,
-            noise("mask", recipe.num_maps_per_mask),
+            to_device(noise.mask, model.device),
             texts,
             recipe,
             model.schedule(edit.num_inference_steps),
@@ -219,64 +269,96 @@ class DiffEditor:
             # difference.
             flat_tolerance=max(1e-4, torch.finfo(model.dtype).eps),
             mask_latents=mask_latents,
-            own_mask=None
-            if own_mask is None
-            else torch.from_numpy(resize_mask(own_mask, size)).to(model.device),
+            own_mask=None if own_mask is None else to_device(own_mask, model.device),
             find_levels=self._find_levels,
         )
 
-    def _conclude(self, finished: Finished) -> EditResult | None:
-        """The result of an ended act; None where the row was started again in full precision."""
+    def _conclude(self, finished: Finished) -> None:
+        """Take an act that ended to the VAE, or where it has nothing to decode, home."""
         row: _Row = finished.token
         if finished.error is not None:
-            return self._retry_or_fail(row, finished.error)
+            self._retry_or_fail(row, finished.error)
+            return
         edit: Edit = finished.result
-        working = None
-        if edit.latents is not None:
-            try:
-                image = self.components.decode(edit.latents)
-            except torch.OutOfMemoryError as error:
-                return self._failed(row, error)
-            self._counters.vae_decodes += 1
-            if not image.isfinite().all():
-                return self._retry_or_fail(
-                    row, FloatingPointError("the edited picture is not finite")
-                )
-            working = to_picture(image)
-        return EditResult(
-            request=row.request,
-            original=row.edits.picture,
-            working=working,
-            working_mask=edit.mask.pixel.cpu().numpy(),
-            difference=None if edit.difference is None else edit.difference.cpu().numpy(),
-            num_truncated_prompts=row.num_truncated_prompts,
-            seconds=time.perf_counter() - row.started,
+        if edit.latents is None:
+            self._leave(row, edit, None)
+        else:
+            self._edited.add(edit.latents.shape, (row, edit, edit.latents))
+
+    def _decode(self, edited: list[tuple[_Row, Edit, Tensor]]) -> None:
+        """Decode latents of one size."""
+        try:
+            images = self.components.decode(torch.stack([latents for _, _, latents in edited]))
+        except torch.OutOfMemoryError as error:
+            if len(edited) > 1:
+                self._counters.batch_halvings += 1
+                self._edited.shrink(edited[0][2].shape, edited)
+            else:
+                self._results.append(self._failed(edited[0][0], error))
+            return
+        self._counters.vae_decodes += len(edited)
+        for (row, edit, _), image in zip(edited, images, strict=True):
+            self._leave(row, edit, image)
+
+    def _leave(self, row: _Row, edit: Edit, image: Tensor | None) -> None:
+        """Send to the host what the result of a row is made of."""
+        tensors = {"mask": edit.mask.pixel}
+        if edit.difference is not None:
+            tensors["difference"] = edit.difference
+        if image is not None:
+            tensors["is_finite"] = image.isfinite().all()
+            tensors["working"] = to_bytes(image)
+        self._leaving.append(_Leaving(row, HostCopy(tensors)))
+
+    def _deliver(self, one: _Leaving) -> None:
+        tensors = {name: tensor.numpy() for name, tensor in one.copy.wait().items()}
+        row = one.row
+        if not tensors.get("is_finite", True):
+            self._retry_or_fail(row, FloatingPointError("the edited picture is not finite"))
+            return
+        self._results.append(
+            EditResult(
+                request=row.request,
+                original=row.prepared.edits.picture,
+                working=tensors.get("working"),
+                working_mask=tensors["mask"],
+                difference=tensors.get("difference"),
+                num_truncated_prompts=row.num_truncated_prompts,
+                seconds=time.perf_counter() - row.started,
+            )
         )
 
-    def _retry_or_fail(self, row: _Row, error: Exception) -> EditResult | None:
-        if not isinstance(error, FloatingPointError) or not self.components.can_be_more_precise:
-            return self._failed(row, error)
-        if self._precise is None:
+    def _retry_or_fail(self, row: _Row, error: Exception) -> None:
+        """Start a row again in full precision, where that may help."""
+        if isinstance(error, FloatingPointError) and self.components.can_be_more_precise:
             try:
-                components = self.components.in_full_precision()
+                precise = self._in_full_precision()
             except torch.OutOfMemoryError:
-                return self._failed(row, error)
+                pass
+            else:
+                self._counters.full_precision_retries += 1
+                alone = dataclasses.replace(row.prepared.edits, requests=[row.request])
+                precise.submit(precise.prepare(alone))
+                return
+        self._results.append(self._failed(row, error))
+
+    def _in_full_precision(self) -> "DiffEditor":
+        if self._precise is None:
             self._precise = DiffEditor(
-                components,
-                batch_size=self._batch_size,
+                self.components.in_full_precision(),
+                batch_size=self.batch_size,
+                vae_batch_size=self._vae_batch_size,
                 size_multiple=self._multiple,
                 find_levels=self._find_levels,
             )
-        self._counters.full_precision_retries += 1
-        self._precise.submit(dataclasses.replace(row.edits, requests=[row.request]))
-        return None
+        return self._precise
 
     def _failed(self, row: _Row, error: Exception) -> EditResult:
         kinds = {ValueError: "InvalidParameter", FloatingPointError: "NonFiniteResult"}
         kind = kinds.get(type(error), "OutOfMemory")
         return EditResult(
             request=row.request,
-            original=row.edits.picture,
+            original=row.prepared.edits.picture,
             error=RowError("edit", kind, " ".join(str(error).split())),
             seconds=time.perf_counter() - row.started,
         )

@@ -45,10 +45,14 @@ def to_tensor(picture: Picture, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(resize(picture, size)).permute(2, 0, 1).float() / 127.5 - 1
 
 
+def to_bytes(image: Tensor) -> Tensor:
+    """A (3, H, W) image in -1..1 as bytes (H, W, 3), on its device."""
+    return ((image / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+
+
 def to_picture(image: Tensor) -> Picture:
     """A (3, H, W) image in -1..1 as a picture."""
-    bytes_ = ((image / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    picture: Picture = bytes_.permute(1, 2, 0).cpu().numpy()
+    picture: Picture = to_bytes(image).cpu().numpy()
     return picture
 
 

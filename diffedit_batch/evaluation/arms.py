@@ -174,9 +174,9 @@ class Studio:
     def round_trip(self, picture: ImageArray) -> ImageArray:
         """A picture through the autoencoder and back: the best any latent edit can return."""
         side = self.components.resolution
-        mean, _ = self.components.encode(to_tensor(picture, (side, side)))
+        mean, _ = self.components.encode(to_tensor(picture, (side, side))[None])
         return resize(
-            to_picture(self.components.decode(mean)), (picture.shape[1], picture.shape[0])
+            to_picture(self.components.decode(mean)[0]), (picture.shape[1], picture.shape[0])
         )
 
 

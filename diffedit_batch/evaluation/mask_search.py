@@ -97,7 +97,7 @@ def estimate_differences(
     differences = []
     for number, item in enumerate(items, 1):
         side = components.resolution
-        mean, _ = components.encode(to_tensor(item.source, (side, side)))
+        [mean], _ = components.encode(to_tensor(item.source, (side, side))[None])
         noise = draw(
             (NUM_DRAWS, *mean.shape),
             seed=item.seed,

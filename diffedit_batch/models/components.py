@@ -19,6 +19,8 @@ from diffedit_batch.core.schedule import Schedule, make_schedule
 from diffedit_batch.errors import ModelError
 from diffedit_batch.models.identity import identify
 from diffedit_batch.models.loading import DTYPES, explained, tried_out
+from diffedit_batch.models.network import AttentionLog, Network
+from diffedit_batch.models.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ class Components:
     """A loaded model: UNet, VAE, text encoder, tokenizer and noise table.
 
     Attributes:
+        network: the UNet as it is called.
+        attention_kernels: that ran when the model was tried out.
         device: where latents live.
         dtype: of the UNet's weights.
         prediction_type: what the UNet predicts.
@@ -44,6 +48,7 @@ class Components:
     def __init__(self, pipeline: StableDiffusionPipeline, resolution: int | None = None) -> None:
         self._pipeline = pipeline
         self._unet, self._vae = pipeline.unet.eval(), pipeline.vae.eval()
+        self.network = Network(self._unet)
         self.device: torch.device = pipeline._execution_device
         self.dtype: torch.dtype = self._unet.dtype
         scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -54,6 +59,7 @@ class Components:
         self.vae_scale_factor: int = 2 ** (len(self._vae.config.block_out_channels) - 1)
         self.unet_scale_factor: int = 2 ** (len(self._unet.config.block_out_channels) - 1)
         self.resolution: int = resolution or self._unet.config.sample_size * self.vae_scale_factor
+        self.attention_kernels: tuple[str, ...] = ()
         self.num_text_encodes = 0
         self._encode_prompt = functools.lru_cache(_MAX_CACHED_TEXTS)(self._encode_one_prompt)
         self.text = functools.lru_cache(_MAX_CACHED_TEXTS)(self._average)
@@ -106,10 +112,17 @@ class Components:
     def _try_out(self) -> None:
         """Use every part once."""
         side = 2 * self.unet_scale_factor
+        if self.device.type == "cuda":
+            # There it costs little, and which attention kernels run depends on it.
+            side = self.resolution // self.vae_scale_factor
         latents = torch.zeros(1, self.latent_channels, side, side, device=self.device)
-        states, _ = self._pipeline.encode_prompt("a", self.device, 1, False)
-        self.predict(latents, torch.ones(1, device=self.device), states)
-        self.encode(self.decode(latents[0]))
+        states = self._encode_one_prompt("a")[None]
+        self.num_text_encodes = 0
+        with AttentionLog() as log:
+            self.predict(latents, torch.ones(1, device=self.device), states)
+        self.attention_kernels = tuple(sorted(log.kernels))
+        logger.info("attention of the network: %s", ", ".join(self.attention_kernels))
+        self.encode(self.decode(latents))
 
     def _make_schedule(self, num_inference_steps: int) -> Schedule:
         """Levels for a number of steps. Raises ValueError where the model cannot serve them."""
@@ -136,10 +149,23 @@ class Components:
     def _encode_one_prompt(self, prompt: str) -> Tensor:
         # One at a time: an embedding then never depends on which prompts were encoded beside it.
         self.num_text_encodes += 1
-        states, _ = self._pipeline.encode_prompt(prompt, self.device, 1, False)
-        return cast(Tensor, states[0])
+        tokenizer: Any = self._pipeline.tokenizer
+        encoder: Any = self._pipeline.text_encoder
+        tokens = tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        # As the pipeline does it, which would make the host wait for the device.
+        needs_mask = getattr(encoder.config, "use_attention_mask", False)
+        states = encoder(
+            to_device(tokens.input_ids, self.device),
+            attention_mask=to_device(tokens.attention_mask, self.device) if needs_mask else None,
+        )
+        return cast(Tensor, states[0][0].to(self.device))
 
-    @torch.no_grad()
     def predict(self, latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
         """Network outputs (B, C, h, w), fp32.
 
@@ -148,25 +174,22 @@ class Components:
             timesteps: (B,); they may differ.
             states: texts, (B, L, D).
         """
-        outputs = self._unet(
-            latents.to(self.dtype), timesteps, encoder_hidden_states=states.to(self.dtype)
-        ).sample
-        return cast(Tensor, outputs.float())
+        return self.network(latents, timesteps, states)
 
     @torch.no_grad()
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (C, h, w), fp32, of the scaled latent of an image (3, H, W)
-        in -1..1.
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations (B, C, h, w), fp32, of the scaled latents of images
+        (B, 3, H, W) in -1..1.
         """
-        posterior = self._vae.encode(image[None].to(self.device, self._vae.dtype)).latent_dist
+        posterior = self._vae.encode(images.to(self.device, self._vae.dtype)).latent_dist
         scale = self._vae.config.scaling_factor
-        return posterior.mean[0].float() * scale, posterior.std[0].float() * scale
+        return posterior.mean.float() * scale, posterior.std.float() * scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """The image (3, H, W), fp32 in about -1..1, of a scaled latent (C, h, w)."""
-        scaled = latents[None].to(self._vae.dtype) / self._vae.config.scaling_factor
-        return cast(Tensor, self._vae.decode(scaled).sample[0].float())
+        """Images (B, 3, H, W), fp32 in about -1..1, of scaled latents (B, C, h, w)."""
+        scaled = latents.to(self._vae.dtype) / self._vae.config.scaling_factor
+        return cast(Tensor, self._vae.decode(scaled).sample.float())
 
     @property
     def can_be_more_precise(self) -> bool:

@@ -267,10 +267,14 @@ class _Run:
     def _edit(self, rows: Iterator[ManifestRow], stop: threading.Event) -> None:
         from diffedit_batch.runtime.fan_out import fan_out
         from diffedit_batch.runtime.pool import WorkerPool
+        from diffedit_batch.runtime.session import count_places
 
-        pool = WorkerPool(self._config, Worker, "edit")
+        num_places = count_places(self._config.cluster)
+        num_rows = self._survey.selector.num_expected
+        config = self._config.with_compile_decided(num_rows, num_places)
+        pool = WorkerPool(config, Worker, "edit")
         requests = ((row.group, row.request) for row in rows)
-        backlog = Backlog(requests, self._config.engine.batch_size, pool.num_workers)
+        backlog = Backlog(requests, self._config.bundle_rows, pool.num_workers)
 
         def show() -> None:
             self._state.workers = [vars(info) for info in pool.infos]

@@ -81,7 +81,7 @@ def plan_job(config: JobConfig, *, selection: Selection = UNDONE) -> Plan:
                 wanted.add(row)
                 yield row.group, _with_stand_ins(row.request)
 
-    backlog = Backlog(requests(), config.engine.batch_size, num_workers=1)
+    backlog = Backlog(requests(), config.bundle_rows, num_workers=1)
     while backlog.peek() is not None:
         for group in backlog.pop().groups:
             shared: set[Any] = set()

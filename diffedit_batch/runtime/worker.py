@@ -22,13 +22,15 @@ from diffedit_batch.data.images import encode_png, read_mask, read_picture
 from diffedit_batch.data.storage import PROBE, Storage, file_names
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError, StorageError
+from diffedit_batch.runtime.compile_cache import shared_compiling
 from diffedit_batch.runtime.records import error_columns
 from diffedit_batch.schema import EditRequest
 
 if TYPE_CHECKING:
     # The driver imports this module too and has no use for torch, which takes seconds to import.
     from diffedit_batch.engine.editor import DiffEditor
-    from diffedit_batch.engine.requests import EditResult, ImageEdits
+    from diffedit_batch.engine.preparing import PreparedEdits
+    from diffedit_batch.engine.requests import EditResult
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +40,23 @@ Group = tuple[EditRequest, ...]
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """Where a worker runs and how long its model took to load."""
+    """Where a worker runs, how long its model took to load, and how it calls the network.
+
+    Attributes:
+        host: its name.
+        device: name of the GPU, or `cpu`.
+        load_seconds: until it could edit.
+        batch_size: network evaluations in a full call.
+        is_compiled: whether full calls are.
+        attention: kernels that ran when the model was tried out.
+    """
 
     host: str
     device: str
     load_seconds: float
+    batch_size: int = 0
+    is_compiled: bool = False
+    attention: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class Worker:
         self._num_threads = num_threads
         self._storage = Storage(config.output.uri)
         self._editor: DiffEditor
-        self._inbox: queue.SimpleQueue[tuple[_Bundle, ImageEdits]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[_Bundle, PreparedEdits]] = queue.SimpleQueue()
         self._owners: dict[str, _Bundle] = {}
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = defaultdict(float)
@@ -108,11 +122,23 @@ class Worker:
             self._config.model,
             device=device,
             batch_size=self._config.engine.batch_size,
+            vae_batch_size=self._config.engine.vae_batch_size,
             size_multiple=self._config.input.size_multiple,
         )
-        threading.Thread(target=self._drive, name="drive", daemon=True).start()
         name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        return WorkerInfo(socket.gethostname(), name, time.perf_counter() - started)
+        if self._config.engine.compile != "off":
+            with shared_compiling(self._storage, name):
+                self._editor.compile(self._config.engine.compile)
+        threading.Thread(target=self._drive, name="drive", daemon=True).start()
+        model = self._editor.components
+        return WorkerInfo(
+            socket.gethostname(),
+            name,
+            time.perf_counter() - started,
+            self._editor.batch_size,
+            model.network.is_compiled,
+            model.attention_kernels,
+        )
 
     def edit(self, groups: Sequence[Group]) -> BundleResult:
         """Edit groups of rows and write their pictures; one row of result columns for each request.
@@ -157,9 +183,10 @@ class Worker:
                 good.append(request)
             except RowError as error:
                 self._add(bundle, [_failed_row(request, error)])
+        prepared = self._editor.prepare(ImageEdits(picture, good, masks)) if good else None
         self._count_seconds("read", started)
-        if good:
-            self._inbox.put((bundle, ImageEdits(picture, good, masks)))
+        if prepared is not None:
+            self._inbox.put((bundle, prepared))
         if self._crash is not None:
             raise self._crash  # nobody takes from the inbox any more
 
@@ -185,12 +212,10 @@ class Worker:
             while not self._inbox.empty():
                 _fail(self._inbox.get()[0], error)
 
-    def _admit(self, bundle: _Bundle, edits: "ImageEdits") -> None:
-        for request in edits.requests:
+    def _admit(self, bundle: _Bundle, prepared: "PreparedEdits") -> None:
+        for request in prepared.edits.requests:
             self._owners[request.id] = bundle
-        started = time.perf_counter()
-        self._editor.submit(edits)
-        self._count_seconds("edit", started)
+        self._editor.submit(prepared)
 
     def _write(self, bundle: _Bundle, result: "EditResult") -> None:
         started = time.perf_counter()

@@ -6,9 +6,10 @@ import torch
 from acts import by_text, text
 from torch import Tensor
 
-from diffedit_batch.core.acts import Act, Evaluate, Once
-from diffedit_batch.engine.batcher import Batcher, Finished
+from diffedit_batch.core.acts import Act, Evaluate, Fetch, Once
+from diffedit_batch.engine.batcher import Batcher, Finished, call_size
 from diffedit_batch.engine.counters import Counters
+from diffedit_batch.models.transfer import HostCopy
 
 
 def ask(value: float, count: int, times: int = 1, size: int = 8) -> Act[list[Tensor]]:
@@ -23,7 +24,7 @@ def ask(value: float, count: int, times: int = 1, size: int = 8) -> Act[list[Ten
 def finish(batcher: Batcher, limit: int = 1000) -> Iterator[Finished]:
     for _ in range(limit):
         yield from batcher.step()
-        if not batcher._parked:
+        if batcher.is_idle:
             yield from batcher.step()
             return
     raise AssertionError("the batcher never ended")
@@ -85,9 +86,17 @@ def test_calls_come_in_few_sizes_and_padding_is_counted() -> None:
         batcher.add(ask(count, count=count), {}, count)
         [end] = finish(batcher)
         assert end.result[0].shape[0] == count
-    assert sizes == {1, 2, 4, 8, 16}
+    assert sizes == {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16}
     assert counters.unet_evals == sum(range(1, 17))
-    assert counters.padding_evals == sum((1 << (n - 1).bit_length()) - n for n in range(1, 17))
+    assert counters.padding_evals == 4, "one for each of 9, 11, 13, 15"
+
+
+def test_a_call_is_never_larger_than_its_limit_nor_padded_by_a_quarter() -> None:
+    for num_evals in range(1, 513):
+        for limit in (num_evals, num_evals + 1, 512):
+            assert num_evals <= (size := call_size(num_evals, limit)) <= limit
+            assert size < num_evals * 5 / 4
+    assert len({call_size(num_evals, 64) for num_evals in range(1, 65)}) == 20
 
 
 def test_padding_never_reaches_an_act() -> None:
@@ -117,6 +126,51 @@ def test_the_oldest_act_goes_first() -> None:
     for token in ("first", "second", "third"):
         batcher.add(ask(1, count=4, times=3), {}, token)
     assert [end.token for end in finish(batcher)] == ["first", "second", "third"]
+
+
+def test_shapes_that_fill_a_call_go_first_and_a_rare_one_at_the_end() -> None:
+    batcher = Batcher(by_text, 4, counters := Counters())
+    batcher.add(ask(1, count=3, size=16), {}, "rare")
+    assert not batcher.has_full_call
+    for token in ("one", "other"):
+        batcher.add(ask(1, count=2, times=3), {}, token)
+    assert batcher.has_full_call
+    assert [end.token for end in finish(batcher)] == ["one", "other", "rare"]
+    assert counters.padding_evals == 0
+    batcher.add(ask(1, count=3, size=16), {}, "rare")
+    batcher.add(ask(1, count=3), {}, "common")
+    assert [end.token for end in finish(batcher)] == ["rare", "common"], "the oldest, with no full"
+
+
+class SlowCopy(HostCopy):
+    """Numbers that arrive when they are let go, as from a GPU."""
+
+    let_go = False
+
+    @property
+    def is_here(self) -> bool:
+        return self.let_go
+
+
+def test_others_go_on_while_numbers_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def curious() -> Act[list[float]]:
+        numbers: list[float] = yield Fetch(torch.tensor([1.5, 2.5]))
+        yield from ask(1, count=1)
+        return numbers
+
+    monkeypatch.setattr("diffedit_batch.engine.batcher.HostCopy", SlowCopy)
+    batcher = Batcher(by_text, 4, Counters())
+    batcher.add(curious(), {}, "curious")
+    batcher.add(ask(1, count=4, times=3), {}, "busy")
+    assert [end.token for _ in range(3) for end in batcher.step()] == ["busy"]
+    [end] = finish(batcher)
+    assert (end.token, end.result) == ("curious", [1.5, 2.5]), "waited for, with nothing else to do"
+    batcher.add(curious(), {}, "curious")
+    batcher.add(ask(1, count=4, times=3), {}, "busy")
+    batcher.step()
+    monkeypatch.setattr(SlowCopy, "let_go", True)
+    assert [end.token for _ in range(2) for end in batcher.step()] == ["curious"], "now the older"
+    assert [end.token for end in finish(batcher)] == ["busy"]
 
 
 def test_what_is_asked_once_runs_once_for_all_who_share_a_scope() -> None:

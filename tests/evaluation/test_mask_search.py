@@ -43,7 +43,7 @@ def test_the_map_is_the_one_the_job_finds(components: Components) -> None:
     item = ITEMS[0]
     [differences] = estimate_differences(components, [item], lambda done: None)
     maps = make_maps(differences[None], MapRecipe())
-    mean, _ = components.encode(to_tensor(item.source, (128, 128)))
+    [mean], _ = components.encode(to_tensor(item.source, (128, 128))[None])
     noise = draw(
         (NUM_DRAWS, *mean.shape), seed=item.seed, image_key=content_key(item.source), purpose="mask"
     )

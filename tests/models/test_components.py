@@ -50,21 +50,21 @@ def test_prompts_beyond_the_text_encoder_are_noticed(tiny: Components) -> None:
 
 def test_encode_returns_the_scaled_posterior(tiny: Components, tiny_model: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, use_safetensors=True)
-    image = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    mean, std = tiny.encode(image)
+    images = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mean, std = tiny.encode(images)
     with torch.no_grad():
-        posterior = pipeline.vae.encode(image[None]).latent_dist
-    assert mean.shape == std.shape == (4, 8, 6)
-    torch.testing.assert_close(mean, posterior.mode()[0] * pipeline.vae.config.scaling_factor)
+        posterior = pipeline.vae.encode(images).latent_dist
+    assert mean.shape == std.shape == (2, 4, 8, 6)
+    torch.testing.assert_close(mean, posterior.mode() * pipeline.vae.config.scaling_factor)
     assert (std > 0).all()
 
 
 def test_decode_undoes_the_scale(tiny: Components, tiny_model: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, use_safetensors=True)
-    latents = torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(2, 4, 8, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = pipeline.vae.decode(latents[None] / pipeline.vae.config.scaling_factor).sample
-    torch.testing.assert_close(tiny.decode(latents), expected[0])
+        expected = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    torch.testing.assert_close(tiny.decode(latents), expected)
 
 
 def test_timesteps_of_one_call_may_differ(tiny: Components) -> None:
@@ -88,7 +88,7 @@ def test_half_precision_applies_to_the_unet_alone(tiny_model: Path, dtype: str) 
         torch.zeros(1, 4, 8, 8), torch.tensor([1]), model.text(("a star",)).states[None]
     )
     assert output.dtype == torch.float32
-    assert model.encode(torch.zeros(3, 64, 64))[0].dtype == torch.float32
+    assert model.encode(torch.zeros(1, 3, 64, 64))[0].dtype == torch.float32
     precise = model.in_full_precision()
     assert not precise.can_be_more_precise
     assert model.dtype == getattr(torch, dtype)

@@ -37,6 +37,8 @@ def worker(config: JobConfig) -> Worker:
     info = worker.load()
     assert info.device == "cpu"
     assert info.load_seconds > 0
+    assert (info.batch_size, info.is_compiled) == (16, False), "compile: auto, on a CPU"
+    assert info.attention == ("flash_attention_for_cpu",)
     return worker
 
 
