@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diffedit_batch.benchmark.calls import DOES_NOT_FIT
+from diffedit_batch.benchmark.calls import problem_of
 from diffedit_batch.benchmark.guide import Guide
 from diffedit_batch.benchmark.parity import compare
 from diffedit_batch.benchmark.report import Column, Report, Table
@@ -16,6 +16,7 @@ from diffedit_batch.benchmark.subject import (
     Subject,
     done,
     load_subject,
+    make_editor,
     make_edits,
     with_mask_area,
 )
@@ -27,8 +28,8 @@ from diffedit_batch.benchmark.timing import (
     seconds_of,
 )
 from diffedit_batch.config import EditConfig, Preset
-from diffedit_batch.engine.editor import DiffEditor
-from diffedit_batch.errors import ConfigError, RowError
+from diffedit_batch.engine.warm_up import find_batch_size
+from diffedit_batch.errors import ConfigError, ModelError, RowError
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ _COLUMNS = (
     Column("title", ""),
     Column("compile", "compile"),
     Column("pictures_at_once", "pictures at once"),
+    Column("call_size", "evaluations a call"),
     Column("edits_per_s", "edits/s"),
     Column("seconds_per_edit", "seconds an edit"),
     Column("speed", "times the first row"),
@@ -107,8 +109,8 @@ def measure_baselines(
         device: `cuda` or `cpu`.
         baselines: names in `BASELINES`.
         compile_modes: values of `engine.compile`, for ours.
-        batch_size: network evaluations in a call of ours, and pictures that the reference edits at
-            once where it is batched.
+        batch_size: pictures that the reference edits at once where it is batched. Calls of ours are
+            as large as a job has them.
         num_edits: edits in one measurement of ours; the reference does no more than one call.
         repeats: measurements of each.
         num_inference_steps: of every edit.
@@ -195,13 +197,11 @@ class _Bench:
                 speed = self._time_reference(subject, baseline)
             parity = {} if baseline.preset != "diffusers" else self._compare(subject, baseline)
             return speed | parity
-        except torch.OutOfMemoryError:
-            return {"problem": DOES_NOT_FIT}
-        except RowError as error:
-            return {"problem": DOES_NOT_FIT if error.kind == "OutOfMemory" else str(error)}
+        except (torch.OutOfMemoryError, ModelError, RowError) as error:
+            return {"problem": problem_of(error)}
 
     def _time_ours(self, subject: Subject, baseline: Baseline) -> dict[str, Any]:
-        editor = DiffEditor(subject.components, batch_size=self.batch_size)
+        editor = make_editor(subject, find_batch_size(subject.components))
         if baseline.preset == "diffusers":
             edits = make_edits(subject, self.num_edits, 1, self.edit)
         else:
@@ -214,6 +214,7 @@ class _Bench:
         num_evals = editor.counters.unet_evals - before
         return row | {
             "pictures_at_once": self.num_edits,
+            "call_size": editor.batch_size,
             "evaluations_per_edit": num_evals / self.repeats / self.num_edits,
         }
 

@@ -5,13 +5,14 @@ from typing import Any
 import torch
 
 from diffedit_batch.benchmark.ceilings import Ceilings
-from diffedit_batch.benchmark.subject import Subject
+from diffedit_batch.benchmark.subject import Subject, make_editor
 from diffedit_batch.benchmark.timing import (
     Spread,
     peak_memory_gb,
     reset_peak_memory,
     seconds_of,
 )
+from diffedit_batch.errors import ModelError, RowError
 
 DOES_NOT_FIT = "does not fit in memory"
 
@@ -41,13 +42,26 @@ class Call:
         return self._subject.components.predict(self._latents, self._timesteps, self._states)
 
 
+def problem_of(error: Exception) -> str:
+    """What a row says that could not be measured."""
+    is_memory = any(isinstance(e, torch.OutOfMemoryError) for e in (error, error.__cause__))
+    if is_memory or (isinstance(error, RowError) and error.kind == "OutOfMemory"):
+        return DOES_NOT_FIT
+    return " ".join(str(error).split())
+
+
 def time_call(subject: Subject, size: int, ceilings: Ceilings, repeats: int) -> dict[str, Any]:
     """What calls of a size cost, as a row; where the size does not fit, a row that says so."""
     reset_peak_memory(subject.device)
     row: dict[str, Any] = {"call_size": size}
     try:
         call = Call(subject, size)
-        first_s = seconds_of(call, subject.device)
+
+        def call_first() -> None:
+            make_editor(subject, size)
+            call()
+
+        first_s = seconds_of(call_first, subject.device)
         is_finite = bool(call().isfinite().all())
         again_s = seconds_of(call, subject.device)
         num_calls = max(1, min(_MAX_CALLS, round(_SECONDS_OF_A_REPEAT / again_s)))
@@ -57,8 +71,8 @@ def time_call(subject: Subject, size: int, ceilings: Ceilings, repeats: int) -> 
                 call()
 
         seconds = Spread.of(seconds_of(call_often, subject.device) for _ in range(repeats))
-    except torch.OutOfMemoryError:
-        return row | {"problem": DOES_NOT_FIT}
+    except (torch.OutOfMemoryError, ModelError) as error:
+        return row | {"problem": problem_of(error)}
     num_evals = num_calls * size
     tflops = seconds.rate(num_evals * subject.flops.unet_eval / 1e12)
     return row | {

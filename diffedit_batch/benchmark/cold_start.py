@@ -21,8 +21,8 @@ _NOTES = (
     "Each run is a process of its own; the model's files are in the memory of the system, as after"
     " a first run.",
     "Worker: its process, its place on Ray, its imports (torch, diffusers). Model: read and put on"
-    " the device, every part used once. First batch: from then to the first committed rows, whole"
-    " edits.",
+    " the device, every part used once, compiled where that is asked for. First batch: from then to"
+    " the first committed rows, whole edits.",
 )
 
 
@@ -30,8 +30,10 @@ def measure_cold_start(
     model: str,
     device: str,
     *,
-    batch_size: int,
+    num_rows: int,
+    batch_size: int | None,
     repeats: int,
+    compile_mode: str = "off",
     edit: EditConfig | None = None,
 ) -> Report:
     """Seconds of each phase up to the first batch of a job.
@@ -39,8 +41,10 @@ def measure_cold_start(
     Args:
         model: one of `subject.MODELS`.
         device: `cuda` or `cpu`.
-        batch_size: `engine.batch_size`, and the rows of the job.
+        num_rows: of the job, at the most one bundle for the first batch to be all of them.
+        batch_size: `engine.batch_size`.
         repeats: processes.
+        compile_mode: `engine.compile`, `off` or `full`.
         edit: parameters; None: the defaults.
 
     Raises:
@@ -52,7 +56,13 @@ def measure_cold_start(
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
         job = write_job(
-            folder, model, device, num_rows=batch_size, batch_size=batch_size, edit=edit
+            folder,
+            model,
+            device,
+            num_rows=num_rows,
+            batch_size=batch_size,
+            compile_mode=compile_mode,
+            edit=edit,
         )
         runs = []
         for number in range(repeats):
@@ -65,7 +75,9 @@ def measure_cold_start(
         device=device,
         settings={
             "model": model,
+            "num_rows": num_rows,
             "batch_size": batch_size,
+            "compile": compile_mode,
             "num_inference_steps": job.config.edit.num_inference_steps,
             "repeats": repeats,
         },

@@ -63,8 +63,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     baselines.add_argument("--edits", type=int, help="in one measurement of ours (64; on a CPU 4)")
     for one in (engine, baselines):
         one.add_argument("--compile", type=_names, help="(off,full; on a CPU off)")
-    for one in (baselines, job, start):
-        one.add_argument("--batch-size", type=int, default=16, help="of the engine (16)")
+    baselines.add_argument(
+        "--batch-size", type=int, default=16, help="pictures that are batched by hand (16)"
+    )
+    for one in (job, start):
+        one.add_argument("--batch-size", type=int, help="of the engine (what it chooses)")
+        one.add_argument("--compile", default="off", help="off or full (off)")
+    start.add_argument("--rows", type=int, default=16, help="in the first batch (16)")
     job.add_argument("--rows", type=int, default=256, help="of the manifest (256)")
 
     scheduler = add("scheduler", _scheduler, "workers that sleep")
@@ -125,6 +130,7 @@ def _end_to_end(options: argparse.Namespace) -> int:
         num_rows=options.rows,
         batch_size=options.batch_size,
         repeats=options.repeats,
+        compile_mode=options.compile,
     )
     return _write(report, options.output or _folder("end-to-end", options.model))
 
@@ -133,7 +139,12 @@ def _cold_start(options: argparse.Namespace) -> int:
     from diffedit_batch.benchmark.cold_start import measure_cold_start
 
     report = measure_cold_start(
-        options.model, options.device, batch_size=options.batch_size, repeats=options.repeats
+        options.model,
+        options.device,
+        num_rows=options.rows,
+        batch_size=options.batch_size,
+        repeats=options.repeats,
+        compile_mode=options.compile,
     )
     return _write(report, options.output or _folder("cold-start", options.model))
 
@@ -169,12 +180,18 @@ def everything(device: str) -> list[tuple[str, ...]]:
     """Name and arguments of every run of `all`."""
     is_gpu = device == "cuda"
     models = ("sd21-512", "sd21-768", "sd15") if is_gpu else ("demo",)
-    few_rows = () if is_gpu else ("--rows", "48")
+    modes = ("off", "full") if is_gpu else ("off",)
     runs: list[tuple[str, ...]] = []
-    for what in ("engine", "baselines", "end-to-end", "cold-start"):
-        for model in models:
-            more = few_rows if what == "end-to-end" else ()
-            runs.append((f"{what}-{model}", what, "--model", model, "--device", device, *more))
+    for model in models:
+        where = ("--model", model, "--device", device)
+        runs += [(f"{what}-{model}", what, *where) for what in ("engine", "baselines")]
+        # Enough bundles for a steady state.
+        rows = ("--rows", "512") if is_gpu else ("--rows", "48", "--batch-size", "8")
+        job = (*where, "--compile", modes[-1], *rows)
+        runs.append((f"end-to-end-{model}", "end-to-end", *job))
+    for mode in modes:
+        start = ("--model", models[0], "--device", device, "--compile", mode)
+        runs.append((f"cold-start-{mode}", "cold-start", *start))
     long_groups = ("--workers", "16", "--groups", "1600", "--group-seconds", "1")
     return [
         *runs,

@@ -58,8 +58,9 @@ def measure_end_to_end(
     device: str,
     *,
     num_rows: int,
-    batch_size: int,
+    batch_size: int | None,
     repeats: int,
+    compile_mode: str = "off",
     edit: EditConfig | None = None,
 ) -> Report:
     """A job of rendered scenes from manifest to results, again and again, and what to compare with.
@@ -70,6 +71,7 @@ def measure_end_to_end(
         num_rows: edits, each of a picture of its own.
         batch_size: `engine.batch_size`.
         repeats: measurements of each.
+        compile_mode: `engine.compile`, `off` or `full`.
         edit: parameters; None: the defaults.
 
     Raises:
@@ -80,7 +82,15 @@ def measure_end_to_end(
         raise ConfigError("benchmark of the job", ["repeats are at least 1"])
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
-        job = write_job(folder, model, device, num_rows=num_rows, batch_size=batch_size, edit=edit)
+        job = write_job(
+            folder,
+            model,
+            device,
+            num_rows=num_rows,
+            batch_size=batch_size,
+            compile_mode=compile_mode,
+            edit=edit,
+        )
         logger.info("%s: the engine alone", model)
         engine = _time_engine(job, device, repeats)
         free_memory()
@@ -101,6 +111,7 @@ def measure_end_to_end(
             "resolution": job.side,
             "num_rows": num_rows,
             "batch_size": batch_size,
+            "compile": compile_mode,
             "preset": job.config.edit.preset,
             "num_inference_steps": job.config.edit.num_inference_steps,
             "repeats": repeats,
@@ -117,6 +128,8 @@ def _time_engine(job: Job, device: str, repeats: int) -> Spread:
     """Seconds of all rows in one process, without files."""
     config = job.config
     editor = DiffEditor.load(config.model, device=device, batch_size=config.engine.batch_size)
+    if config.engine.compile == "full":
+        editor.compile()
 
     def edits(item: Item) -> ImageEdits:
         source, target = (item.source_prompt,), (item.target_prompt,)
@@ -130,7 +143,7 @@ def _time_engine(job: Job, device: str, repeats: int) -> Spread:
             if result.error is not None:
                 raise result.error
 
-    editor.edit(everything[: config.engine.batch_size])
+    editor.edit(everything[: editor.batch_size])
     return Spread.of(seconds_of(use, device) for _ in range(repeats))
 
 

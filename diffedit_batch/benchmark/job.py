@@ -51,7 +51,8 @@ def write_job(
     device: str,
     *,
     num_rows: int,
-    batch_size: int,
+    batch_size: int | None,
+    compile_mode: str,
     edit: EditConfig | None = None,
 ) -> Job:
     """Write all files of a job under `folder`.
@@ -62,14 +63,15 @@ def write_job(
         device: `cuda` or `cpu`.
         num_rows: edits, each of a picture of its own.
         batch_size: `engine.batch_size`.
+        compile_mode: `engine.compile`.
         edit: parameters; None: the defaults.
 
     Raises:
         ConfigError: there is no such model or device, or a number is not positive.
     """
-    if min(num_rows, batch_size) < 1:
+    if num_rows < 1 or (batch_size is not None and batch_size < 1):
         raise ConfigError("benchmark of the job", ["rows and batch size are at least 1"])
-    subject = load_subject(model, device)
+    subject = load_subject(model, device, compile_mode=compile_mode)
     side = subject.components.resolution
     if model != "demo":
         subject.pipeline.save_pretrained(folder / "model", safe_serialization=True)
@@ -83,7 +85,7 @@ def write_job(
             "edit": (edit or EditConfig()).resolved(),
             "input": {"manifest": str(folder / "manifest.parquet")},
             "output": {"uri": str(folder / "output")},
-            "engine": {"batch_size": batch_size},
+            "engine": {"batch_size": batch_size, "compile": compile_mode},
             "cluster": {
                 "address": "local",
                 "workers": 1,

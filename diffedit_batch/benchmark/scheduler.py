@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 _CPUS_PER_WORKER = 0.01
 """Sleep needs none: any number of workers finds its place on any machine."""
 
+_BUNDLE_ROWS = 16
+
 _COLUMNS = (
     Column("num_workers", "workers"),
     Column("num_groups", "groups"),
@@ -117,7 +119,7 @@ def measure_scheduler(
         settings={
             "group_s": group_s,
             "rows_per_group": rows_per_group,
-            "rows_per_bundle": configs[0].engine.batch_size,
+            "rows_per_bundle": configs[0].bundle_rows,
             "repeats": repeats,
         },
         tables=[Table("Workers", _COLUMNS, rows)],
@@ -137,6 +139,7 @@ def _config(num_workers: int) -> JobConfig:
             "model": {"id": "demo"},
             "input": {"manifest": "none"},
             "output": {"uri": "none"},
+            "engine": {"batch_size": _BUNDLE_ROWS},
             "cluster": cluster,
         }
     )
@@ -165,7 +168,7 @@ def _run(
         ready, driver_s = time.perf_counter(), time.process_time()
         backlog = Backlog(
             _requests(num_groups, rows_per_group, group_s),
-            config.engine.batch_size,
+            config.bundle_rows,
             pool.num_workers,
         )
         fan_out(

@@ -40,6 +40,7 @@ class Subject:
     Attributes:
         name: one of `MODELS`.
         device: where.
+        compile_mode: one of `COMPILE_MODES`, for its editors.
         pipeline: its parts as diffusers holds them.
         components: the same as the engine uses them.
         flops: of each part, for one image of its size.
@@ -47,6 +48,7 @@ class Subject:
 
     name: str
     device: str
+    compile_mode: str
     pipeline: StableDiffusionPipeline
     components: Components
     flops: PartFlops
@@ -89,7 +91,29 @@ def load_subject(
     except torch.OutOfMemoryError as error:
         raise ModelError(f"model {name!r} does not fit on {device}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
-    return Subject(name, device, pipeline, Components(pipeline), count_flops(architecture))
+    flops = count_flops(architecture)
+    return Subject(name, device, compile_mode, pipeline, Components(pipeline), flops)
+
+
+def make_editor(subject: Subject, batch_size: int) -> DiffEditor:
+    """An editor as a worker has it.
+
+    Args:
+        subject: its model.
+        batch_size: network evaluations in a call.
+
+    Raises:
+        ModelError: its calls cannot be compiled.
+    """
+    editor = DiffEditor(
+        subject.components,
+        batch_size=batch_size,
+        vae_batch_size=8 if subject.device == "cuda" else 1,
+    )
+    if subject.compile_mode == "full":
+        torch.compiler.reset()  # torch keeps graphs of a few sizes only
+        editor.compile()
+    return editor
 
 
 def make_edits(

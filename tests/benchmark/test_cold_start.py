@@ -10,7 +10,7 @@ from diffedit_batch.errors import ClusterError
 @pytest.mark.ray
 def test_phases_make_up_the_whole_start() -> None:
     edit = EditConfig(num_inference_steps=2)
-    report = measure_cold_start("demo", "cpu", batch_size=1, repeats=1, edit=edit)
+    report = measure_cold_start("demo", "cpu", num_rows=1, batch_size=1, repeats=1, edit=edit)
     [table] = report.tables
     seconds = {row["phase"]: row["seconds"].median for row in table.rows}
     *phases, total = seconds
@@ -25,4 +25,4 @@ def test_phases_make_up_the_whole_start() -> None:
 def test_a_process_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ClusterError, match="ended with 1"):
-        measure_cold_start("demo", "cpu", batch_size=1, repeats=1)
+        measure_cold_start("demo", "cpu", num_rows=1, batch_size=1, repeats=1)
