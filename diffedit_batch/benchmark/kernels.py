@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from torch.profiler import ProfilerActivity, profile
 
-from diffedit_batch.benchmark.timing import seconds_of
+from diffedit_batch.benchmark.timing import Spread, seconds_of
 
 Kind = Literal["convolution", "GEMM", "attention", "elementwise"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -59,8 +59,8 @@ def kind_of(name: str) -> Kind:
 
 
 def profile_kernels(use: Callable[[], Any], device: str) -> KernelShares:
-    """Where the time of `use` goes; runs it twice, the second time watched."""
-    seconds = seconds_of(use, device)
+    """Where the time of `use` goes; runs it four times, the last time watched."""
+    seconds = Spread.of(seconds_of(use, device) for _ in range(3)).median
     is_gpu = device == "cuda"
     activity = ProfilerActivity.CUDA if is_gpu else ProfilerActivity.CPU
     with profile(activities=[activity]) as watched:
