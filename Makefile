@@ -1,10 +1,11 @@
 # `make demo` and `make test` set up everything they need in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+DEVICE ?= cuda
 # Several processes share the cores: waiting threads must sleep, not spin.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test evaluate check format
+.PHONY: demo test evaluate benchmark check format
 
 demo: .venv/installed
 	$(BIN)/diffedit-batch demo out/demo
@@ -14,6 +15,9 @@ test: .venv/installed
 
 evaluate: .venv/installed
 	$(BIN)/python jobs/evaluate.py --tier ci
+
+benchmark: .venv/installed
+	$(BIN)/python jobs/benchmark.py all --device $(DEVICE)
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -23,6 +23,7 @@ ALGORITHM_VERSION = 1
 
 EMBEDDED = "demo"
 """What `model.id` calls the embedded model; so `prompts.id` and `captions.id` theirs."""
+
 ROWS_THAT_REPAY_COMPILING = 750
 """Of one worker. A minute or two of compiling is expected to save some 0.08 s of a row."""
 
