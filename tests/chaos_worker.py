@@ -3,17 +3,16 @@
 import hashlib
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-import torch
 
 from diffedit_batch.config import JobConfig, ModelConfig
-from diffedit_batch.engine import editor
 from diffedit_batch.engine.counters import Counters
-from diffedit_batch.engine.preparing import PreparedEdits
 from diffedit_batch.engine.requests import EditResult, ImageEdits
 from diffedit_batch.runtime.worker import Worker, WorkerInfo
 from diffedit_batch.schema import EditRequest
@@ -44,10 +43,10 @@ class ChaosEditor:
     def num_active(self) -> int:
         return len(self._rows)
 
-    def prepare(self, edits: ImageEdits) -> PreparedEdits:
-        return PreparedEdits(edits, torch.empty(0), {}, {})
+    def prepare(self, edits: ImageEdits) -> Any:
+        return SimpleNamespace(edits=edits)
 
-    def submit(self, prepared: PreparedEdits) -> None:
+    def submit(self, prepared: Any) -> None:
         self._rows += [(request, prepared.edits) for request in prepared.edits.requests]
 
     def step(self) -> list[EditResult]:
@@ -78,7 +77,8 @@ class ChaosWorker(Worker):
         ChaosEditor.folder = Path(config.output.uri).parent
 
     def load(self) -> WorkerInfo:
-        editor.DiffEditor = ChaosEditor  # type: ignore[misc, assignment]
+        # Instead of the module, whose import costs more than all that these workers do.
+        sys.modules["diffedit_batch.engine.editor"] = SimpleNamespace(DiffEditor=ChaosEditor)  # type: ignore[assignment]
         append(ChaosEditor.folder / "pids", str(os.getpid()))
         return super().load()
 
