@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/diffedit-batch demo out/demo
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 evaluate: .venv/installed
 	$(BIN)/python jobs/evaluate.py --tier ci

@@ -35,6 +35,14 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 DEMO_WEIGHTS = Path(diffedit_batch.__file__).parent / "demo" / "weights"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run beside each other, those that start a cluster still do so one by one."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 def save_tiny_pipeline(folder: Path, prediction_type: str = "epsilon") -> Path:
     """A whole pipeline of 64 px pictures, 8 x 8 latents, and random weights."""
     torch.manual_seed(0)
