@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from acts import drive
+from small_edits import SOURCE, TARGETS, box, picture, request
 from torch import Tensor
 
 from diffedit_batch.config import EditConfig, ModelConfig
@@ -17,29 +18,10 @@ from diffedit_batch.engine.requests import EditResult, ImageEdits
 from diffedit_batch.models.components import Components
 from diffedit_batch.schema import EditRequest
 
-QUICK = {"num_inference_steps": 10, "num_maps_per_mask": 2}
-SOURCE, TARGETS = "a red circle on grass", ["a blue circle", "a star", "grass", "a sky"]
-
-
-def picture(width: int = 64, height: int = 64, seed: int = 0) -> Picture:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def request(number: int = 0, target: str = TARGETS[0], **edit: Any) -> EditRequest:
-    parameters = EditConfig.model_validate({**QUICK, **edit}).resolved()
-    return EditRequest(str(number), (SOURCE,), (target,), edit=parameters)
-
 
 def edit_one(model: Components, one: EditRequest, image: Picture, **masks: Mask) -> EditResult:
     [result] = DiffEditor(model).edit([ImageEdits(image, [one], masks)])
     return result
-
-
-def box(width: int, height: int) -> Mask:
-    mask = np.zeros((height, width), bool)
-    mask[height // 4 : height // 2, width // 4 : width // 2] = True
-    return mask
 
 
 SIZES = [(64, 64), (101, 67), (33, 200), (500, 300)]

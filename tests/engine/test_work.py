@@ -3,36 +3,16 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
+from small_edits import SOURCE, TARGETS, box, picture, request
 
-from diffedit_batch.config import EditConfig, ModelConfig
+from diffedit_batch.config import ModelConfig
 from diffedit_batch.engine.editor import DiffEditor
-from diffedit_batch.engine.pixels import Mask, Picture
 from diffedit_batch.engine.requests import ImageEdits
 from diffedit_batch.models.architectures import SD15, SD21, SD21_BASE, Architecture
 from diffedit_batch.models.components import Components
 from diffedit_batch.models.flops import count_flops
 from diffedit_batch.schema import EditRequest
-
-QUICK = {"num_inference_steps": 10, "num_maps_per_mask": 2}
-SOURCE, TARGETS = "a red circle on grass", ["a blue circle", "a star", "grass", "a sky"]
-
-
-def picture(width: int = 64, height: int = 64, seed: int = 0) -> Picture:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def request(number: int = 0, target: str = TARGETS[0], **edit: Any) -> EditRequest:
-    parameters = EditConfig.model_validate({**QUICK, **edit}).resolved()
-    return EditRequest(str(number), (SOURCE,), (target,), edit=parameters)
-
-
-def box(width: int, height: int) -> Mask:
-    mask = np.zeros((height, width), bool)
-    mask[height // 4 : height // 2, width // 4 : width // 2] = True
-    return mask
 
 
 def counters_of(model: Components, requests: list[EditRequest]) -> dict[str, int]:
