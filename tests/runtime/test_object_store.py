@@ -18,10 +18,12 @@ from s3_server import BUCKET, Fault, S3Server
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.images import encode_png
 from diffedit_batch.data.lease import newest_holder
+from diffedit_batch.data.listing import MIN_ASKED
 from diffedit_batch.data.storage import PROBE, TEMPORARY, Storage, file_names
 from diffedit_batch.errors import StorageError
 from diffedit_batch.runtime import driver
 from diffedit_batch.runtime.driver import run_job
+from diffedit_batch.runtime.plan import plan_job
 from diffedit_batch.runtime.selection import Selection
 from diffedit_batch.runtime.status import read_status
 from diffedit_batch.runtime.worker import BundleResult, Group, WorkerInfo
@@ -114,3 +116,20 @@ def test_a_job_on_an_object_store_that_is_busy_at_times(
     found = [row for row in check_output(config, 13) if row["status"] == "failed"]
     assert [row["id"] for row in found] == ["001-0"]
     assert read_status(uri)["state"] == "complete"
+
+
+def test_a_plan_asks_for_folders_of_images_not_for_images(
+    tmp_path: Path, s3: S3Server, tiny_model: Path
+) -> None:
+    pictures, output = (f"s3://{BUCKET}/{tmp_path.name}-{name}" for name in ("in", "out"))
+    num_images = 3 * MIN_ASKED
+    names = [f"{number}.png" for number in range(num_images)]
+    for name in names:
+        Storage(pictures).write(name, name.encode())
+    write_manifest(tmp_path, edits_of(names, per_picture=2))
+    config = job(tmp_path, tiny_model, input={"image_root": pictures}, output={"uri": output})
+    before = s3.requests.copy()
+    plan = plan_job(config)
+    assert (plan.num_images, plan.num_refused) == (num_images, 0)
+    # The output is looked into, too.
+    assert (s3.requests - before).total() < MIN_ASKED + 50 < num_images
