@@ -24,6 +24,9 @@ ALGORITHM_VERSION = 1
 EMBEDDED = "demo"
 """What `model.id` calls the embedded model; so `prompts.id` and `captions.id` theirs."""
 
+_UPLOADED = "/runtime_resources/working_dir_files/"
+"""Part of the path of every folder that Ray unpacks a job's files in."""
+
 Preset = Literal["tuned", "paper", "diffusers"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 M = TypeVar("M", bound=BaseModel)
@@ -267,8 +270,18 @@ class JobConfig(Section):
         return "cuda" if self.cluster.gpus_per_worker > 0 else "cpu"
 
     def with_absolute_paths(self) -> "JobConfig":
-        """A copy whose local paths mean the same in every process, whatever folder it runs in."""
+        """A copy whose local paths mean the same in every process, whatever folder it runs in.
+
+        Raises:
+            ConfigError: the output would be deleted with what `ray job submit` has uploaded.
+        """
         output = self.output.model_copy(update={"uri": _absolute(self.output.uri)})
+        if _UPLOADED in output.uri:
+            problem = (
+                f"output.uri {self.output.uri!r}: lies in the folder that `ray job submit` uploads,"
+                " which Ray deletes; name a folder that every node sees, or an object store"
+            )
+            raise ConfigError("config", [problem])
         models: dict[str, Section] = {}
         for name in ("model", "prompts", "captions"):
             section = getattr(self, name)
