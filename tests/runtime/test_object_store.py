@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from fake_worker import FakeWorker
 from jobs_on_disk import edits_of, job, write_manifest, write_pictures
 from PIL import Image
 from results_on_disk import content, pictures, results
 from s3_server import BUCKET, Fault, S3Server
 
+from diffedit_batch import cli
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.images import encode_png
 from diffedit_batch.data.lease import newest_holder
@@ -133,3 +135,28 @@ def test_a_plan_asks_for_folders_of_images_not_for_images(
     assert (plan.num_images, plan.num_refused) == (num_images, 0)
     # The output is looked into, too.
     assert (s3.requests - before).total() < MIN_ASKED + 50 < num_images
+
+
+@pytest.mark.parametrize(
+    ("sections", "code", "message"),
+    [
+        ({"input": {"manifest": "s3://nowhere/in.parquet"}}, 2, "no such Parquet file"),
+        ({"input": {"image_root": "s3://nowhere/images"}}, 3, "Most often: load/ImageNotFound"),
+        ({"output": {"uri": "s3://nowhere/out"}}, 5, "The specified bucket does not exist"),
+    ],
+)
+def test_a_bucket_that_is_not_there_is_said_at_once(
+    tmp_path: Path,
+    s3: S3Server,
+    capsys: pytest.CaptureFixture[str],
+    sections: dict[str, dict[str, Any]],
+    code: int,
+    message: str,
+) -> None:
+    write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
+    config = job(tmp_path, Path("demo"), **sections)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump()))
+    assert cli.main(["run", str(tmp_path / "job.yaml")]) == code
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
