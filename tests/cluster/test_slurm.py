@@ -208,7 +208,8 @@ def test_two_jobs_on_one_machine_of_which_one_is_interrupted_and_requeued(
     assert 0 < len(results(long)) < 400
     assert not (long / "output" / "_SUCCESS").exists()
 
-    slurm.run("scontrol", "update", f"JobId={long_id}", "StartTime=now")  # not in two minutes
+    # Not in two minutes; at once, the node would still refuse the job it has just ended.
+    slurm.run("scontrol", "update", f"JobId={long_id}", "StartTime=now+3")
     wait_for(lambda: is_over(long_id))
     said = logs[long_id].read_text()
     assert slurm.state(long_id)["JobState"] == "COMPLETED", said
