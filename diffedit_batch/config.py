@@ -27,6 +27,9 @@ EMBEDDED = "demo"
 ROWS_THAT_REPAY_COMPILING = 750
 """Of one worker. A minute or two of compiling is expected to save some 0.08 s of a row."""
 
+_UPLOADED = "/runtime_resources/working_dir_files/"
+"""Part of the path of every folder that Ray unpacks a job's files in."""
+
 Preset = Literal["tuned", "paper", "diffusers"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 M = TypeVar("M", bound=BaseModel)
@@ -297,8 +300,18 @@ class JobConfig(Section):
         return self.model_copy(update={"engine": engine})
 
     def with_absolute_paths(self) -> "JobConfig":
-        """A copy whose local paths mean the same in every process, whatever folder it runs in."""
+        """A copy whose local paths mean the same in every process, whatever folder it runs in.
+
+        Raises:
+            ConfigError: the output would be deleted with what `ray job submit` has uploaded.
+        """
         output = self.output.model_copy(update={"uri": _absolute(self.output.uri)})
+        if _UPLOADED in output.uri:
+            problem = (
+                f"output.uri {self.output.uri!r}: lies in the folder that `ray job submit` uploads,"
+                " which Ray deletes; name a folder that every node sees, or an object store"
+            )
+            raise ConfigError("config", [problem])
         models: dict[str, Section] = {}
         for name in ("model", "prompts", "captions"):
             section = getattr(self, name)

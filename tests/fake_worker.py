@@ -38,6 +38,9 @@ def obey(order: str) -> None:
         ctypes.PyDLL(None).sleep(3600)  # a native call that never gives the interpreter back
     if order == "slow":
         time.sleep(0.3)
+    if order.startswith("wait for /"):
+        while not Path(order.removeprefix("wait for ")).exists():
+            time.sleep(0.05)
 
 
 class FakeWorker:

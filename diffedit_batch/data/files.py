@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -54,11 +54,15 @@ def stat_key(uri: str, max_bytes: int) -> str:
     with _explained(uri):
         if "://" in uri:
             fs, path = fsspec.core.url_to_fs(uri)
-            info: dict[str, Any] = fs.info(path)
-            stamp = next((info[name] for name in _STAMPS if info.get(name)), None)
-            return f"{info['size']}:{stamp}"
+            return info_key(fs.info(path))
         status = Path(uri).stat()
         return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def info_key(info: Mapping[str, Any]) -> str:
+    """The same of what an fsspec filesystem says about a file."""
+    stamp = next((info[name] for name in _STAMPS if info.get(name)), None)
+    return f"{info['size']}:{stamp}"
 
 
 def content_key(uri: str, max_bytes: int) -> str:

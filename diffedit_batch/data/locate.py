@@ -70,12 +70,17 @@ def look_up(path: str, root: str, config: InputConfig) -> tuple[str, str]:
         RowError: it is not there, or not where images may be: under the root, or behind a URI of
             `input.allowed_schemes`.
     """
-    uri = _resolve(path, root, config.allowed_schemes)
+    uri = resolve(path, root, config.allowed_schemes)
     key = content_key if config.image_key == "content" else stat_key
     return uri, key(uri, config.max_bytes)
 
 
-def _resolve(path: str, root: str, allowed_schemes: Sequence[str]) -> str:
+def resolve(path: str, root: str, allowed_schemes: Sequence[str]) -> str:
+    """The full path or URI of an image, whether it is there or not.
+
+    Raises:
+        RowError: it is not where images may be.
+    """
     outside = RowError(
         "manifest",
         "PathOutsideRoot",

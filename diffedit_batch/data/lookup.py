@@ -1,4 +1,4 @@
-"""Looking up the image files of many rows, one call to the filesystem for each."""
+"""Looking up the image files of many rows, with one call to the filesystem for each at most."""
 
 import functools
 import os
@@ -6,7 +6,9 @@ import posixpath
 import stat
 
 from diffedit_batch.config import InputConfig
-from diffedit_batch.data.locate import look_up
+from diffedit_batch.data import web
+from diffedit_batch.data.listing import FolderListings
+from diffedit_batch.data.locate import look_up, resolve
 
 
 class ImageFiles:
@@ -14,8 +16,9 @@ class ImageFiles:
 
     On a local disk folders are resolved once; a plain file below one is then asked for its status
     alone. Whatever is not plain (links, what is missing or outside the root) goes to `look_up`,
-    which also says what is wrong with it; what it said lately is remembered, for rows of one image
-    often follow each other. Use one for one pass over the rows.
+    which also says what is wrong with it. On an object store folders of which many files are named
+    are listed. What was found lately is remembered, for rows of one image often follow each other.
+    Use one for one pass over the rows.
 
     Args:
         root: the folder all images must be under, as `locate.image_root` gives it.
@@ -24,8 +27,10 @@ class ImageFiles:
 
     def __init__(self, root: str, config: InputConfig) -> None:
         self._root = root
+        self._config = config
         self._is_plain = "://" not in root and config.image_key == "stat"
-        self._look_up = functools.lru_cache(maxsize=4096)(lambda path: look_up(path, root, config))
+        self._listings = FolderListings()
+        self._look_up = functools.lru_cache(maxsize=4096)(self._look_up_any)
         self._resolve = functools.lru_cache(maxsize=4096)(self._resolve_folder)
 
     def look_up(self, path: str) -> tuple[str, str]:
@@ -47,6 +52,15 @@ class ImageFiles:
                     if stat.S_ISREG(status.st_mode):
                         return file, f"{status.st_size}:{status.st_mtime_ns}"
         return self._look_up(path)
+
+    def _look_up_any(self, path: str) -> tuple[str, str]:
+        is_remote = "://" in path or "://" in self._root
+        if is_remote and self._config.image_key == "stat":
+            uri = resolve(path, self._root, self._config.allowed_schemes)
+            key = None if uri.partition("://")[0] in web.SCHEMES else self._listings.key(uri)
+            if key is not None:
+                return uri, key
+        return look_up(path, self._root, self._config)
 
     def _resolve_folder(self, folder: str) -> str | None:
         """The folder without links, or None where it is not under the root."""

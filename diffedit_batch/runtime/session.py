@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,6 +19,10 @@ from diffedit_batch.errors import ClusterError, DiffEditError
 
 logger = logging.getLogger(__name__)
 
+_TOKEN_HINT = (
+    "if it was started with RAY_AUTH_MODE=token, set that and its token (RAY_AUTH_TOKEN) here too"
+)
+
 
 @contextmanager
 def ray_session(config: JobConfig) -> Iterator[None]:
@@ -30,6 +35,7 @@ def ray_session(config: JobConfig) -> Iterator[None]:
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     is_ours = not ray.is_initialized()
     if is_ours:
+        _check_answers(address)
         local: dict[str, Any] = {}
         if address == "local":
             # Only ids and prompts travel, never pixels: Ray's default would reserve gigabytes.
@@ -38,8 +44,9 @@ def ray_session(config: JobConfig) -> Iterator[None]:
             with _on_loopback() if address == "local" else nullcontext():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except Exception as error:
+            hint = "" if address == "local" else f"; {_TOKEN_HINT}"
             raise ClusterError(
-                f"Ray at {address!r} cannot be had: {describe_death(error)}"
+                f"Ray at {address!r} cannot be had: {describe_death(error)}{hint}"
             ) from error
     try:
         _warn_of_open_cluster()
@@ -57,6 +64,20 @@ def ray_session(config: JobConfig) -> Iterator[None]:
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse a cluster of which nothing answers, for which Ray alone would wait two minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit() or "://" in host:  # `local`, `auto`, or what Ray refuses by itself
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address!r} ({error.strerror or error}); see whether it"
+            " runs, and set cluster.address or RAY_ADDRESS to host:port of its head"
+        ) from error
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from s3_server import BUCKET, Fault, S3Server
 
 from diffedit_batch.config import InputConfig
 from diffedit_batch.data import lookup
+from diffedit_batch.data.listing import MIN_ASKED
 from diffedit_batch.data.locate import image_root, look_up
 from diffedit_batch.data.lookup import ImageFiles
 from diffedit_batch.errors import RowError
@@ -105,3 +108,48 @@ def test_a_plain_file_costs_one_call_and_its_folder_is_resolved_once(
     for _ in range(3):
         files.look_up("deep/b.png")
     assert asked == [f"{root}/deep/b.png"] * 3
+
+
+def put(fs: Any, folder: str, count: int) -> list[str]:
+    names = [f"{number:03d}.png" for number in range(count)]
+    for number, name in enumerate(names):
+        fs.pipe_file(f"{folder}/{name}", b"." * number)
+    return names
+
+
+def test_a_folder_of_an_object_store_is_listed_when_many_of_its_files_are_named(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    root = f"s3://{BUCKET}/{tmp_path.name}"
+    fs = fsspec.filesystem("s3", use_listings_cache=False)
+    names = put(fs, f"{root}/many", 3 * MIN_ASKED)
+    few = put(fs, f"{root}/few", 5)
+    expected = {name: look_up(f"many/{name}", root, CONFIG) for name in names}
+    assert len({key for _, key in expected.values()}) == len(names)
+
+    before = s3.requests.copy()
+    files = ImageFiles(root, CONFIG)
+    assert {name: files.look_up(f"many/{name}") for name in names} == expected
+    asked = s3.requests - before
+    assert asked == {"HEAD": MIN_ASKED, "GET": 1}
+
+    for name in few:
+        files.look_up(f"few/{name}")
+    with pytest.raises(RowError, match=r"no file .*many/no\.png"):
+        files.look_up("many/no.png")
+    with pytest.raises(RowError, match="is not under"):
+        files.look_up("few/../many/000.png")
+
+    fs.pipe_file(f"{root}/many/000.png", b"changed")
+    assert ImageFiles(root, CONFIG).look_up("many/000.png") != expected["000.png"]
+
+
+def test_a_folder_that_may_not_be_listed_is_asked_for_one_by_one(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    root = f"s3://{BUCKET}/{tmp_path.name}"
+    names = put(fsspec.filesystem("s3", use_listings_cache=False), root, MIN_ASKED + 2)
+    s3.faults = [Fault(f"GET /{BUCKET}", times=10**6, status=403)]
+    files = ImageFiles(root, CONFIG)
+    assert all(files.look_up(name)[0] == f"{root}/{name}" for name in names)
+    assert s3.faults[0].times == 10**6 - 1, "it was tried once"

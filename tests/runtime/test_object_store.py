@@ -9,19 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from fake_worker import FakeWorker
 from jobs_on_disk import edits_of, job, write_manifest, write_pictures
 from PIL import Image
 from results_on_disk import content, pictures, results
 from s3_server import BUCKET, Fault, S3Server
 
+from diffedit_batch import cli
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.images import encode_png
 from diffedit_batch.data.lease import newest_holder
+from diffedit_batch.data.listing import MIN_ASKED
 from diffedit_batch.data.storage import PROBE, TEMPORARY, Storage, file_names
 from diffedit_batch.errors import StorageError
 from diffedit_batch.runtime import driver
 from diffedit_batch.runtime.driver import run_job
+from diffedit_batch.runtime.plan import plan_job
 from diffedit_batch.runtime.selection import Selection
 from diffedit_batch.runtime.status import read_status
 from diffedit_batch.runtime.worker import BundleResult, Group, WorkerInfo
@@ -114,3 +118,45 @@ def test_a_job_on_an_object_store_that_is_busy_at_times(
     found = [row for row in check_output(config, 13) if row["status"] == "failed"]
     assert [row["id"] for row in found] == ["001-0"]
     assert read_status(uri)["state"] == "complete"
+
+
+def test_a_plan_asks_for_folders_of_images_not_for_images(
+    tmp_path: Path, s3: S3Server, tiny_model: Path
+) -> None:
+    pictures, output = (f"s3://{BUCKET}/{tmp_path.name}-{name}" for name in ("in", "out"))
+    num_images = 3 * MIN_ASKED
+    names = [f"{number}.png" for number in range(num_images)]
+    for name in names:
+        Storage(pictures).write(name, name.encode())
+    write_manifest(tmp_path, edits_of(names, per_picture=2))
+    config = job(tmp_path, tiny_model, input={"image_root": pictures}, output={"uri": output})
+    before = s3.requests.copy()
+    plan = plan_job(config)
+    assert (plan.num_images, plan.num_refused) == (num_images, 0)
+    # The output is looked into, too.
+    assert (s3.requests - before).total() < MIN_ASKED + 50 < num_images
+
+
+@pytest.mark.parametrize(
+    ("sections", "code", "message"),
+    [
+        ({"input": {"manifest": "s3://nowhere/in.parquet"}}, 2, "no such Parquet file"),
+        ({"input": {"image_root": "s3://nowhere/images"}}, 3, "Most often: load/ImageNotFound"),
+        ({"output": {"uri": "s3://nowhere/out"}}, 5, "The specified bucket does not exist"),
+    ],
+)
+def test_a_bucket_that_is_not_there_is_said_at_once(
+    tmp_path: Path,
+    s3: S3Server,
+    capsys: pytest.CaptureFixture[str],
+    sections: dict[str, dict[str, Any]],
+    code: int,
+    message: str,
+) -> None:
+    write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
+    config = job(tmp_path, Path("demo"), **sections)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump()))
+    assert cli.main(["run", str(tmp_path / "job.yaml")]) == code
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said

@@ -1,13 +1,16 @@
 import ipaddress
 import logging
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import ray
+from jobs_on_disk import job
 
+from diffedit_batch.errors import ClusterError
 from diffedit_batch.runtime import session
 
 LISTENING = """
@@ -65,3 +68,33 @@ def test_several_nodes_without_tokens_are_warned_of(
     with caplog.at_level(logging.WARNING):
         session._warn_of_open_cluster()
     assert ("RAY_AUTH_MODE=token" in caplog.text) == is_warned
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nothing_answers_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **how: pytest.fail("Ray would try for minutes"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+    config = job(Path(), Path("demo"), cluster={"address": address})
+    refusal = pytest.raises(ClusterError, match=f"no Ray cluster answers at '{address}'")
+    with refusal as caught, session.ray_session(config):
+        pytest.fail("there is no cluster")
+    assert "RAY_ADDRESS" in str(caught.value)
+    assert caught.value.exit_code == 4
+
+
+def test_a_cluster_that_refuses_is_asked_with_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**how: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        config = job(Path(), Path("demo"), cluster={"address": address})
+        refusal = pytest.raises(ClusterError, match=r"Failed to connect.*RAY_AUTH_TOKEN")
+        with refusal, session.ray_session(config):
+            pytest.fail("there is no cluster")
