@@ -269,7 +269,14 @@ class JobConfig(Section):
     def with_absolute_paths(self) -> "JobConfig":
         """A copy whose local paths mean the same in every process, whatever folder it runs in."""
         output = self.output.model_copy(update={"uri": _absolute(self.output.uri)})
-        models: dict[str, Section] = {}
+        given = {"manifest": self.input.manifest, "image_root": self.input.image_root}
+        # Links stay: the images of a manifest lie beside the link to it.
+        places = {
+            name: str(Path(path).expanduser().absolute())
+            for name, path in given.items()
+            if path is not None and "://" not in path
+        }
+        models: dict[str, Section] = {"input": self.input.model_copy(update=places)}
         for name in ("model", "prompts", "captions"):
             section = getattr(self, name)
             # A folder that happens to be called `demo` is `./demo`.
