@@ -99,7 +99,8 @@ def write_output(
         Ledger(storage, lease).commit(pa.Table.from_pylist(rows, schema=schema))
     for one in rows:
         shade = sum(one["image"].encode()) * 37 % 256
-        pictures = {folder / one["image"]: png((shade, 120, 90))}
+        is_file = one["image"] and "://" not in one["image"]
+        pictures = {folder / one["image"]: png((shade, 120, 90))} if is_file else {}
         if one["edited_file_name"]:
             pictures[folder / "output" / one["edited_file_name"]] = png((90, 120, shade))
             pictures[folder / "output" / one["mask_file_name"]] = png(255)

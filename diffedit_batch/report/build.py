@@ -35,12 +35,16 @@ from diffedit_batch.schema import EDIT_PARAMETERS, RESULT_SCHEMA
 
 _PAGE = Path(__file__).parent / "gallery"
 _INDEX_ROWS, _DETAIL_ROWS = 5_000, 200
-"""Rows of a file that is loaded at once, and of one that is loaded with the first of its rows."""
+"""Rows of a file that is loaded at the start, and of one that is loaded when one of its rows is
+opened; the first is a multiple of the second.
+"""
 
 _INDEXED = (
     *("id", "status", "source_prompt", "target_prompt", "source_concept", "target_concept"),
     *("width", "height", "run_id"),
 )
+_MESSAGE = 300
+"""Characters of an error on a card."""
 _NUM_THREADS = min(32, 2 * (os.cpu_count() or 1))
 
 
@@ -177,6 +181,7 @@ def _write_index(path: Path, number: int, rows: pa.Table, shown: list[dict[str, 
     columns["cause"] = [
         f"{stage}/{kind}" if stage else "" for stage, kind in zip(stages, kinds, strict=True)
     ]
+    columns["message"] = [text[:_MESSAGE] for text in rows["error_message"].to_pylist()]
     columns["finished"] = rows["finished_at"].cast(pa.int64()).to_pylist()
     columns |= {name: [one[name] for one in shown] for name in shown[0]}
     path.write_bytes(script("gallery.receive", f'"rows",{number}', encode_columns(columns)))

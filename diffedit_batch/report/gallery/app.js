@@ -71,6 +71,7 @@
       filters.show(state, found.failing);
       showFound();
     }
+    document.body.dataset.view = state.view;
     for (const view of VIEWS) byId(view).hidden = view !== state.view;
     for (const button of document.querySelectorAll("[data-view]")) {
       button.setAttribute("aria-current", button.dataset.view === state.view ? "page" : "false");

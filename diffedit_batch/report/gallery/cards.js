@@ -101,9 +101,9 @@ const cards = (() => {
     const source = h("span", { class: "cell" }, picture("source", row, true, `Source: ${text}`));
     const label = (name, value) => h("span", { class: "label" }, name, value === "–" ? null : h("b", {}, value));
     const rest = isFailed
-      ? [h("span", { class: "cell failure" }, h("b", { class: "code" }, gallery.cell("cause", row)), "No edit was made")]
+      ? [h("span", { class: "cell failure" }, h("b", { class: "code" }, gallery.cell("cause", row)), h("span", { dir: "auto" }, gallery.cell("message", row)))]
       : [
-        h("span", { class: "cell" }, picture("source", row, true, ""), ...overlay(row, coverage, true)),
+        h("span", { class: "cell" }, masked(row, coverage, true)),
         h("span", { class: "cell" }, picture("edited", row, true, `Edited: ${asked("target", row).text}`)),
       ];
     const labels = [label("Source", "–")];
@@ -128,6 +128,13 @@ const cards = (() => {
     const mask = picture("mask", row, isSmall, `Mask over the source: ${score("mask_coverage", coverage)} of the picture`);
     mask.classList.add("overlay");
     return [mask];
+  }
+
+  /* The source under its mask; where it is missing, which was said beside, the mask alone. */
+  function masked(row, coverage, isSmall) {
+    const under = gallery.cell("source", row) ? [picture("source", row, isSmall, "")] : [];
+    const over = overlay(row, coverage, isSmall);
+    return over.length ? [...under, ...over] : picture("mask", row, isSmall, "");
   }
 
   function move(event) {
@@ -187,5 +194,5 @@ const cards = (() => {
     );
   }
 
-  return { start, show, measure, overlay, reveal };
+  return { start, show, measure, overlay, masked, reveal };
 })();

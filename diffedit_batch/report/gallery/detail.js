@@ -6,6 +6,7 @@ const detail = (() => {
   const TEXTS = ["caption", "negative_prompt", "source_negative_prompt"];
   let root, step, close;
   let row = -1;
+  let facts = {}; // its other columns, once they are loaded
   let mode = "slider";
   let hasMask = false;
 
@@ -28,9 +29,12 @@ const detail = (() => {
     row = newRow;
     if (!isSame) draw(where);
     if (!root.open) root.showModal();
-    const wanted = row;
-    const facts = await gallery.details(row).catch((error) => ({ error_message: error.message }));
-    if (wanted === row) root.querySelector(".facts").replaceChildren(...describe(facts));
+    if (isSame) return;
+    const known = await gallery.details(newRow).catch((error) => ({ error_message: error.message }));
+    if (newRow !== row) return; // meanwhile another one was opened
+    facts = known;
+    root.querySelector(".facts").replaceChildren(...describe());
+    showOriginal();
   }
 
   function hide() {
@@ -39,6 +43,8 @@ const detail = (() => {
   }
 
   function draw(where) {
+    facts = {};
+    const held = root.contains(document.activeElement) ? document.activeElement.title : "";
     const id = gallery.cell("id", row);
     const button = (text, label, action) => h("button", { type: "button", class: "quiet", "aria-label": label, title: label, on: { click: action } }, text);
     const copy = button("Copy link", "Copy a link to this edit (c)", () => copyLink(copy));
@@ -51,12 +57,15 @@ const detail = (() => {
         button("←", "Previous edit (left arrow)", () => step(-1)), button("→", "Next edit (right arrow)", () => step(1)),
         button("✕", "Close (Escape)", close),
       ),
-      h("div", { class: "split" }, h("div", { class: "viewer" }), h("div", { class: "known" }, changeOf(row), scores(), h("div", { class: "facts" }))),
+      h("div", { class: "split" }, viewer(), h("div", { class: "known" }, changeOf(row), scores(), h("div", { class: "facts" }))),
     ));
-    drawViewer();
+    drawPictures();
+    const buttons = [...root.querySelectorAll("header button")];
+    if (root.open) (buttons.find((one) => held && one.title === held) || root.querySelector("h2")).focus();
   }
 
   function scores() {
+    if (gallery.meta.scores.every((name) => gallery.cell(name, row) === null)) return null;
     const entries = gallery.meta.scores.map((name) => {
       const value = gallery.cell(name, row);
       return h("div", {}, h("dt", {}, SCORES[name].label), h("dd", { title: value === null ? "" : String(value) }, score(name, value)));
@@ -64,14 +73,12 @@ const detail = (() => {
     return h("dl", { class: "scores" }, entries);
   }
 
-  function drawViewer() {
-    const viewer = root.querySelector(".viewer");
-    const canCompare = gallery.cell("source", row) && gallery.cell("edited", row);
-    const isSlider = mode === "slider" && canCompare;
-    const choose = (name, text) => h("button", { type: "button", "aria-pressed": String((isSlider ? "slider" : "side") === name), disabled: name === "slider" && !canCompare, on: { click: () => set(name) } }, text);
-    const box = h("input", { type: "checkbox", checked: hasMask, disabled: !gallery.cell("mask", row), on: { change: () => setMask(box.checked) } });
-    viewer.replaceChildren(
-      isSlider ? slider() : sideBySide(),
+  function viewer() {
+    const choose = (name, text) => h("button", { type: "button", "data-mode": name, disabled: name === "slider" && !canSlide(), on: { click: () => set(name) } }, text);
+    const box = h("input", { type: "checkbox", class: "with-mask", disabled: !gallery.cell("mask", row), on: { change: () => setMask(box.checked) } });
+    return h(
+      "div", { class: "viewer" },
+      h("div", { class: "seen" }),
       h(
         "div", { class: "controls" },
         h("div", { class: "segmented", role: "group", "aria-label": "How to compare" }, choose("slider", "Slider"), choose("side", "Side by side")),
@@ -79,6 +86,32 @@ const detail = (() => {
         h("a", { class: "wide original", hidden: true, target: "_blank", rel: "noopener" }, "Original file"),
       ),
     );
+  }
+
+  function canSlide() {
+    return Boolean(gallery.cell("source", row) && gallery.cell("edited", row));
+  }
+
+  function drawPictures() {
+    const seen = root.querySelector(".seen");
+    const isSlider = mode === "slider" && canSlide();
+    const hadFocus = seen.contains(document.activeElement);
+    seen.replaceChildren(isSlider ? slider() : sideBySide());
+    for (const button of root.querySelectorAll("[data-mode]")) {
+      button.setAttribute("aria-pressed", String((button.dataset.mode === "slider") === isSlider));
+    }
+    root.querySelector(".with-mask").checked = hasMask;
+    // Keys reach a dialog only while the focus is inside it.
+    if (hadFocus) (seen.querySelector(".cut") || root.querySelector("[aria-pressed=true]")).focus();
+  }
+
+  /* A link to the file in the output, where the gallery stands inside it. */
+  function showOriginal() {
+    const link = root.querySelector(".original");
+    const { output } = gallery.meta;
+    if (!facts.edited_file_name || !output) return;
+    link.href = output + facts.edited_file_name.split("/").map(encodeURIComponent).join("/");
+    link.hidden = false;
   }
 
   function slider() {
@@ -112,7 +145,7 @@ const detail = (() => {
     const found = [figure("Source", picture("source", row, false, `Source: ${asked("source", row).text}`))];
     if (gallery.cell("status", row) !== "failed") {
       if (hasMask) {
-        found.push(figure("Mask", picture("source", row, false, ""), cards.overlay(row, gallery.cell("mask_coverage", row), false)));
+        found.push(figure("Mask", cards.masked(row, gallery.cell("mask_coverage", row), false)));
       }
       found.push(figure("Edited", picture("edited", row, false, `Edited: ${asked("target", row).text}`)));
     }
@@ -121,21 +154,19 @@ const detail = (() => {
 
   function set(name) {
     mode = name;
-    drawViewer();
+    drawPictures();
   }
 
   function setMask(isOn) {
     hasMask = isOn;
-    drawViewer();
+    const stage = root.querySelector(".stage");
+    if (stage) stage.classList.toggle("no-mask", !hasMask);
+    else drawPictures();
+    root.querySelector(".with-mask").checked = hasMask;
   }
 
-  function describe(facts) {
+  function describe() {
     const { parameters, carried } = gallery.meta;
-    const original = root.querySelector(".original");
-    if (facts.edited_file_name && gallery.meta.output) {
-      original.href = gallery.meta.output + facts.edited_file_name.split("/").map(encodeURIComponent).join("/");
-      original.hidden = false;
-    }
     const all = { ...facts, width: gallery.cell("width", row), height: gallery.cell("height", row), run_id: gallery.cell("run_id", row) };
     const used = new Set([...parameters, ...carried, ...ABOUT, ...TEXTS, "error_stage", "error_type", "error_message"]);
     const rest = Object.keys(all).filter((name) => !used.has(name));
@@ -166,6 +197,9 @@ const detail = (() => {
   }
 
   function written(value) {
+    if (Array.isArray(value) && value.length === 1 && value[0] === "") {
+      return h("span", { class: "muted" }, "empty");
+    }
     if (Array.isArray(value) && value.every((item) => typeof item === "string")) {
       return value.length === 1 ? value[0] : h("ul", {}, value.map((item) => h("li", { dir: "auto" }, item)));
     }

@@ -76,8 +76,9 @@ function changeOf(row) {
   const target = asked("target", row);
   const pieces = words.compare(source.text, target.text);
   const line = h("p", { class: "change", dir: "auto" }, pieces.map(({ kind, text }) => {
+    const word = text.trimEnd();
     if (kind === "same") return text;
-    return [h(kind, {}, text.trimEnd()), " "]; // the space itself is not marked
+    return [h(kind, { class: word === text ? "tight" : "" }, word), text.slice(word.length)];
   }));
   const most = Math.max(source.prompts.length, target.prompts.length);
   if (source.concept || target.concept) line.append(" ", h("span", { class: "tag" }, "concept"));
