@@ -71,21 +71,19 @@ def failure(row_id: str, stage: str, kind: str, message: str, **columns: Any) ->
     """A failed row."""
     empty = ("edited_file_name", "mask_file_name", "edited_sha256", "mask_sha256")
     scores = ("mask_coverage", "background_psnr", "map_contrast", "width", "height", "seconds")
-    return row(
-        row_id,
+    return {
+        **row(row_id),
         **dict.fromkeys(empty, ""),
         **dict.fromkeys(scores),
-        status="failed",
-        error_stage=stage,
-        error_type=kind,
-        error_message=message,
+        "status": "failed",
+        "error_stage": stage,
+        "error_type": kind,
+        "error_message": message,
         **columns,
-    )
+    }
 
 
-def write_output(
-    folder: Path, rows: Iterable[dict[str, Any]], *, is_finished: bool = True
-) -> str:
+def write_output(folder: Path, rows: Iterable[dict[str, Any]], *, is_finished: bool = True) -> str:
     """Write results with their pictures to `output`, and their sources beside it; returns its
     path. Pictures follow the number in the name of the image.
     """

@@ -163,6 +163,7 @@ class Ledger:
             FileNotFoundError: it is gone; a run that ends merges parts.
             StorageError: it cannot be read, or was not written by this job.
         """
+
         def read(table: ParquetTable) -> pa.Table:
             names = columns(table.schema) if callable(columns) else columns
             return table.read(names or table.schema.names)

@@ -4,7 +4,6 @@ Photographs are JPEG, which takes a tenth of the time of WebP; masks are PNG tha
 a photograph of the same shape.
 """
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -91,7 +90,7 @@ class Pictures:
                 # Small ones are looked at enlarged, and cost little.
                 fine = {"quality": 92, "subsampling": 0} if max(picture.size) <= SMALL else {}
                 picture.save(unfinished, "JPEG", **{"quality": 85, **fine})
-            os.replace(unfinished, path)
+            unfinished.replace(path)
 
 
 _OPACITIES = bytes(17 * level for level in range(16))

@@ -145,12 +145,12 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         "edited: FileGone": 1,
         "mask: FileBroken": 1,
     }
-    rows = {one["id"]: one for one in shown(report)}
-    assert "no file" in rows["gone"]["source_note"]
-    assert "not a PNG" in rows["junk"]["source_note"]
-    assert "no longer in the output" in rows["lost"]["note"]
-    assert (rows["lost"]["edited"], bool(rows["lost"]["mask"])) == ("", True)
-    assert rows["failed"]["source"], "the source of a failed row helps to see why"
+    found = {one["id"]: one for one in shown(report)}
+    assert "no file" in found["gone"]["source_note"]
+    assert "not a PNG" in found["junk"]["source_note"]
+    assert "no longer in the output" in found["lost"]["note"]
+    assert (found["lost"]["edited"], bool(found["lost"]["mask"])) == ("", True)
+    assert found["failed"]["source"], "the source of a failed row helps to see why"
     [meta] = arguments_of(report.page.parent / "data.js")
     assert meta["failures"] == [
         {
@@ -233,5 +233,4 @@ def test_the_page_is_whole_and_asks_for_nothing_else() -> None:
     assert not re.search(r"<script(?![^>]* src=)|<style|\son\w+=|\sstyle=", page), "not inline"
     for path in PAGE.iterdir():
         text = path.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
-        assert "//" not in re.sub(r"(?m)^.*?(//) .*$", "", text) or "http" not in text, path
         assert not re.search(r"https?:|innerHTML|outerHTML|insertAdjacent|document\.write", text)

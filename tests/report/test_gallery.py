@@ -75,12 +75,12 @@ def page(browser: Any) -> Iterator[Any]:
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text))
-    page.on("request", lambda r: r.url.startswith("file:") or problems.append(r.url))
+    page.route(lambda url: not url.startswith("file:"), lambda route: problems.append("asked"))
     yield page
     title = page.title()
     context.close()
     assert problems == []
-    assert title == "output – gallery"
+    assert title == "Gallery: output"
 
 
 def visit(page: Any, address: str) -> None:
@@ -151,7 +151,10 @@ def test_one_edit_by_mouse_keys_and_address(page: Any, gallery: str) -> None:
     page.keyboard.press("Enter")
     detail = page.locator("#detail")
     detail.get_by_text("background_psnr").wait_for(state="detached")
-    assert detail.locator(".scores").inner_text().split("\n")[:2] == ["Mask coverage", "50.0\u202f%"]
+    assert detail.locator(".scores").inner_text().split("\n")[:2] == [
+        "Mask coverage",
+        "50.0\u202f%",
+    ]
     assert detail.locator("del").inner_text() == "red"
     assert detail.locator("ins").inner_text() == "blue"
     row_ = detail.locator("tr", has_text="guidance_scale").first

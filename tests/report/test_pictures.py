@@ -48,9 +48,13 @@ def test_one_picture_asked_for_by_many_threads_is_read_once(tmp_path: Path) -> N
     reads = []
     everybody = threading.Barrier(8)
 
+    def read() -> Image.Image:
+        reads.append(1)
+        return Image.new("RGB", (9, 9))
+
     def add(_: int) -> str:
         everybody.wait()
-        return pictures.add("photo", "one", lambda: reads.append(1) or Image.new("RGB", (9, 9)))
+        return pictures.add("photo", "one", read)
 
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(add, range(8)))

@@ -167,7 +167,7 @@
 
   function setUp() {
     const { statuses, numAsked, isComplete } = meta;
-    document.title = `${meta.name} – gallery`;
+    document.title = `Gallery: ${meta.name}`;
     byId("name").textContent = meta.name;
     const parts = STATUSES.filter((name) => statuses[name]).map((name) => `${count(statuses[name])} ${name}`);
     const missing = numAsked !== null && numAsked > meta.numRows ? ` of ${count(numAsked)}` : "";
