@@ -145,6 +145,26 @@ def test_only_cards_in_sight_exist(page: Any, gallery: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_more_rows_than_a_browser_scrolls_come_in_pages(
+    page: Any, gallery: str, tmp_path: Path
+) -> None:
+    shutil.copytree(Path(gallery.removeprefix("file://")).parent, tmp_path / "report")
+    script = tmp_path / "report" / "cards.js"
+    text = script.read_text("utf-8")
+    script.write_text(text.replace("PAGE = 10000;", "PAGE = 500;"), "utf-8")
+    visit(page, f"{(tmp_path / 'report' / 'index.html').as_uri()}#sort=-mask_coverage")
+    pager = page.locator("#pager")
+    assert "1 to 500 of 1,206" in pager.inner_text()
+    pager.get_by_role("button", name="Next").click()
+    assert ids(page)[0] == "row-699"
+    page.goto(f"{page.url}&row=row-150")
+    page.locator("#detail h2", has_text="row-150").wait_for()
+    page.keyboard.press("Escape")
+    assert "1,001 to 1,206 of 1,206" in pager.inner_text(), "where the closed edit is"
+    assert "row-150" in ids(page)
+    assert pager.get_by_role("button", name="Next").is_disabled()
+
+
 def test_one_edit_by_mouse_keys_and_address(page: Any, gallery: str) -> None:
     visit(page, gallery)
     page.get_by_role("button", name="Open a-first, edited").focus()
@@ -174,6 +194,8 @@ def test_one_edit_by_mouse_keys_and_address(page: Any, gallery: str) -> None:
     page.mouse.click(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
     assert abs(float(detail.locator(".cut").input_value()) - 25) < 2
     assert stage.evaluate("it => it.style.getPropertyValue('--cut')").startswith("2")
+    page.keyboard.press("Space")
+    assert detail.locator(".cut").input_value() == "100"
     assert detail.locator(".overlay").is_hidden()
     page.keyboard.press("m")
     assert detail.locator(".overlay").is_visible()

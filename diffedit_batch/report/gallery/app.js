@@ -5,62 +5,37 @@
   const byId = (name) => document.getElementById(name);
   const { meta } = gallery;
   const KEYS = [
-    ["/", "search"], ["arrows", "move between edits"], ["Enter", "open an edit"], ["← →", "previous and next edit"],
-    ["Space", "flip between source and edited"], ["m", "show the mask"], ["s", "slider or side by side"], ["c", "copy a link"],
-    ["1 2 3", "edits, failures, summary"], ["Esc", "close"], ["?", "these keys"],
+    ["/", "search"],
+    ["arrows", "move between edits"],
+    ["Enter", "open an edit"],
+    ["← →", "previous and next edit"],
+    ["Space", "flip between source and edited"],
+    ["m", "show the mask"],
+    ["s", "slider or side by side"],
+    ["c", "copy a link"],
+    ["1 2 3", "edits, failures, summary"],
+    ["Esc", "close"],
+    ["?", "these keys"],
   ];
-  const VIEWS = ["edits", "failures", "summary"];
-  let state = read();
+  let state;
   let found = { rows: [], failing: new Uint8Array(0) };
   let isLoading = true;
 
   if (!meta) {
-    byId("main").replaceChildren(h("p", { class: "notice" }, "This gallery is not finished: data.js is missing. Run the report again."));
+    byId("main").replaceChildren(
+      h(
+        "p",
+        { class: "notice" },
+        "This gallery is not finished: data.js is missing. Run the report again.",
+      ),
+    );
     return;
-  }
-
-  /* The state an address stands for. */
-  function read() {
-    const given = new URLSearchParams(location.hash.slice(1));
-    const names = (key) => new Set((given.get(key) || "").split(",").filter(Boolean));
-    const ranges = {};
-    for (const name of gallery.meta ? gallery.meta.scores : []) {
-      const [low, high] = (given.get(name) || "").split("..");
-      if (high !== undefined) {
-        const limits = [low === "" ? -Infinity : Number(low), high === "" ? Infinity : Number(high)];
-        if (!limits.some(Number.isNaN)) ranges[name] = limits;
-      }
-    }
-    const view = given.get("view");
-    return {
-      view: VIEWS.includes(view) ? view : "edits",
-      search: given.get("q") || "",
-      statuses: names("status"),
-      causes: names("cause"),
-      ranges,
-      sort: given.get("sort") || "id",
-      row: given.get("row"),
-    };
-  }
-
-  function address() {
-    const said = new URLSearchParams();
-    if (state.view !== "edits") said.set("view", state.view);
-    if (state.search) said.set("q", state.search);
-    if (state.statuses.size) said.set("status", [...state.statuses].join(","));
-    if (state.causes.size) said.set("cause", [...state.causes].join(","));
-    for (const [name, range] of Object.entries(state.ranges)) {
-      if (range) said.set(name, range.map((limit) => (Number.isFinite(limit) ? limit : "")).join(".."));
-    }
-    if (state.sort !== "id") said.set("sort", state.sort);
-    if (state.row !== null) said.set("row", state.row);
-    return `#${said}`;
   }
 
   /* Change the state; what is one step for the Back button is `isStep`. */
   function change(patch, isStep = false) {
     state = { ...state, ...patch };
-    history[isStep ? "pushState" : "replaceState"](null, "", address());
+    history[isStep ? "pushState" : "replaceState"](null, "", address.write(state));
     render(!("row" in patch));
   }
 
@@ -72,7 +47,7 @@
       showFound();
     }
     document.body.dataset.view = state.view;
-    for (const view of VIEWS) byId(view).hidden = view !== state.view;
+    for (const view of address.VIEWS) byId(view).hidden = view !== state.view;
     for (const button of document.querySelectorAll("[data-view]")) {
       button.setAttribute("aria-current", button.dataset.view === state.view ? "page" : "false");
     }
@@ -80,8 +55,10 @@
     byId("sort").value = state.sort;
     if (isFresh) {
       if (state.view === "edits") cards.show(found.rows, isNew);
-      if (state.view === "failures") pages.failures(byId("failures"), (patch) => change(patch, true));
-      if (state.view === "summary") pages.summary(byId("summary"), found.rows, found.failing, (patch) => change(patch, true));
+      if (state.view === "failures")
+        pages.failures(byId("failures"), (patch) => change(patch, true));
+      if (state.view === "summary")
+        pages.summary(byId("summary"), found.rows, found.failing, (patch) => change(patch, true));
     }
     showRow();
   }
@@ -89,12 +66,27 @@
   function showFound() {
     const loading = isLoading ? `, ${count(gallery.numLoaded)} loaded so far` : "";
     byId("found").textContent = filters.isActive(state)
-      ? `${count(found.rows.length)} of ${count(meta.numRows)} edits${loading}` : `${count(meta.numRows)} edits${loading}`;
-    byId("active").replaceChildren(...filters.conditions(state).map(([text, patch]) => h(
-      "button", { type: "button", class: "chip", "aria-label": `Remove the filter ${text}`, on: { click: () => change(patch) } }, h("span", { dir: "auto" }, text), " ×",
-    )));
+      ? `${count(found.rows.length)} of ${count(meta.numRows)} edits${loading}`
+      : `${count(meta.numRows)} edits${loading}`;
+    byId("active").replaceChildren(
+      ...filters.conditions(state).map(([text, patch]) =>
+        h(
+          "button",
+          {
+            type: "button",
+            class: "chip",
+            "aria-label": `Remove the filter ${text}`,
+            on: { click: () => change(patch) },
+          },
+          h("span", { dir: "auto" }, text),
+          " ×",
+        ),
+      ),
+    );
     byId("cards").classList.toggle("empty", !isLoading && !found.rows.length);
-    byId("cards").dataset.empty = meta.numRows ? "No edit matches these filters." : "There are no rows yet.";
+    byId("cards").dataset.empty = meta.numRows
+      ? "No edit matches these filters."
+      : "There are no rows yet.";
   }
 
   function showRow() {
@@ -105,7 +97,12 @@
     const row = gallery.rowOf.get(state.row);
     if (row !== undefined) {
       const place = found.rows.indexOf(row);
-      detail.show(row, place < 0 ? "not among the edits found" : `${count(place + 1)} of ${count(found.rows.length)}`);
+      detail.show(
+        row,
+        place < 0
+          ? "not among the edits found"
+          : `${count(place + 1)} of ${count(found.rows.length)}`,
+      );
     } else if (!isLoading) {
       byId("found").textContent = `No row has the id ${state.row}`;
       state.row = null;
@@ -130,7 +127,14 @@
       document.body.classList.remove("filters-open");
       if (event.target === byId("search")) byId("search").blur();
     }
-    if (isTyping || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (
+      isTyping ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey ||
+      document.querySelector("dialog[open]")
+    )
+      return;
     const action = {
       "/": () => byId("search").focus(),
       "?": () => byId("help").showModal(),
@@ -147,7 +151,9 @@
   function remember(name, value) {
     try {
       localStorage.setItem(`diffedit-gallery-${name}`, value);
-    } catch { /* a browser may keep nothing for files */ }
+    } catch {
+      /* a browser may keep nothing for files */
+    }
   }
 
   function recall(name) {
@@ -161,7 +167,10 @@
   function setTheme(theme) {
     document.documentElement.dataset.theme = theme;
     byId("theme").textContent = theme[0].toUpperCase() + theme.slice(1);
-    byId("theme").setAttribute("aria-label", `Colours: ${theme === "auto" ? "as the system" : theme}`);
+    byId("theme").setAttribute(
+      "aria-label",
+      `Colours: ${theme === "auto" ? "as the system" : theme}`,
+    );
     remember("theme", theme);
   }
 
@@ -169,12 +178,22 @@
     const { statuses, numAsked, isComplete } = meta;
     document.title = `Gallery: ${meta.name}`;
     byId("name").textContent = meta.name;
-    const parts = STATUSES.filter((name) => statuses[name]).map((name) => `${count(statuses[name])} ${name}`);
+    const parts = STATUSES.filter((name) => statuses[name]).map(
+      (name) => `${count(statuses[name])} ${name}`,
+    );
     const missing = numAsked !== null && numAsked > meta.numRows ? ` of ${count(numAsked)}` : "";
-    byId("standing").textContent = `${parts.join(", ") || "no rows"}${missing}${isComplete ? "" : ", not finished"}`;
-    const orders = [["id", "Id"], ["finished", "Finished first"], ["-finished", "Finished last"]];
+    byId("standing").textContent =
+      `${parts.join(", ") || "no rows"}${missing}${isComplete ? "" : ", not finished"}`;
+    const orders = [
+      ["id", "Id"],
+      ["finished", "Finished first"],
+      ["-finished", "Finished last"],
+    ];
     for (const name of meta.scores) {
-      orders.push([name, `${SCORES[name].label}, low first`], [`-${name}`, `${SCORES[name].label}, high first`]);
+      orders.push(
+        [name, `${SCORES[name].label}, low first`],
+        [`-${name}`, `${SCORES[name].label}, high first`],
+      );
     }
     byId("sort").append(...orders.map(([value, text]) => h("option", { value }, text)));
     byId("sort").addEventListener("change", () => change({ sort: byId("sort").value }));
@@ -193,7 +212,9 @@
     }
     setTheme(recall("theme") || "auto");
     const themes = ["auto", "light", "dark"];
-    byId("theme").addEventListener("click", () => setTheme(themes[(themes.indexOf(document.documentElement.dataset.theme) + 1) % 3]));
+    byId("theme").addEventListener("click", () =>
+      setTheme(themes[(themes.indexOf(document.documentElement.dataset.theme) + 1) % 3]),
+    );
     const controls = filters.build(byId("filters"), change, () => state);
     const openFilters = (isOpen) => {
       document.body.classList.toggle("filters-open", isOpen);
@@ -203,25 +224,37 @@
     controls.close.addEventListener("click", () => openFilters(false));
     byId("help").append(
       h("h2", { id: "help-title" }, "Keys"),
-      h("dl", {}, KEYS.map(([key, what]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)))),
+      h(
+        "dl",
+        {},
+        KEYS.map(([key, what]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, what))),
+      ),
       h("button", { type: "button", on: { click: () => byId("help").close() } }, "Close"),
     );
     byId("open-help").addEventListener("click", () => byId("help").showModal());
     document.addEventListener("keydown", press);
     window.addEventListener("popstate", () => {
-      state = read();
+      state = address.read(meta);
       render(true);
     });
-    cards.start({ root: byId("cards"), scroller: byId("main"), pager: byId("pager") }, (row) => change({ row: gallery.cell("id", row) }, true));
+    cards.start({ root: byId("cards"), scroller: byId("main"), pager: byId("pager") }, (row) =>
+      change({ row: gallery.cell("id", row) }, true),
+    );
     detail.start(byId("detail"), step, close);
   }
 
+  state = address.read(meta);
   setUp();
-  gallery.loadRows(() => render(gallery.numLoaded <= meta.indexRows, true)).then(() => {
-    isLoading = false;
-    render(false, true);
-    document.documentElement.dataset.ready = "true";
-  }, (error) => {
-    byId("found").textContent = error.message;
-  });
+  gallery
+    .loadRows(() => render(gallery.numLoaded <= meta.indexRows, true))
+    .then(
+      () => {
+        isLoading = false;
+        render(false, true);
+        document.documentElement.dataset.ready = "true";
+      },
+      (error) => {
+        byId("found").textContent = error.message;
+      },
+    );
 })();

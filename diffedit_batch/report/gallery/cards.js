@@ -68,7 +68,10 @@ const cards = (() => {
     const line = layout.height + GAP;
     const top = scroller.scrollTop - root.offsetTop;
     const first = Math.max(0, Math.floor(top / line) - 2) * layout.columns;
-    const end = Math.min(numHere(), (Math.ceil((top + scroller.clientHeight) / line) + 2) * layout.columns);
+    const end = Math.min(
+      numHere(),
+      (Math.ceil((top + scroller.clientHeight) / line) + 2) * layout.columns,
+    );
     for (const [place, card] of shown) {
       if (place < page * PAGE + first || place >= page * PAGE + end) {
         if (card.contains(document.activeElement)) continue; // focus must not be lost
@@ -99,33 +102,68 @@ const cards = (() => {
     const coverage = gallery.numbers.mask_coverage ? gallery.numbers.mask_coverage[row] : NaN;
     const psnr = gallery.numbers.background_psnr ? gallery.numbers.background_psnr[row] : NaN;
     const source = h("span", { class: "cell" }, picture("source", row, true, `Source: ${text}`));
-    const label = (name, value) => h("span", { class: "label" }, name, value === "–" ? null : h("b", {}, value));
+    const label = (name, value) =>
+      h("span", { class: "label" }, name, value === "–" ? null : h("b", {}, value));
     const rest = isFailed
-      ? [h("span", { class: "cell failure" }, h("b", { class: "code" }, gallery.cell("cause", row)), h("span", { dir: "auto" }, gallery.cell("message", row)))]
+      ? [
+          h(
+            "span",
+            { class: "cell failure" },
+            h("b", { class: "code" }, gallery.cell("cause", row)),
+            h("span", { dir: "auto" }, gallery.cell("message", row)),
+          ),
+        ]
       : [
-        h("span", { class: "cell" }, masked(row, coverage, true)),
-        h("span", { class: "cell" }, picture("edited", row, true, `Edited: ${asked("target", row).text}`)),
-      ];
+          h("span", { class: "cell" }, masked(row, coverage, true)),
+          h(
+            "span",
+            { class: "cell" },
+            picture("edited", row, true, `Edited: ${asked("target", row).text}`),
+          ),
+        ];
     const labels = [label("Source", "–")];
-    if (!isFailed) labels.push(label("Mask", score("mask_coverage", coverage)), label("Edited", score("background_psnr", psnr)));
+    if (!isFailed)
+      labels.push(
+        label("Mask", score("mask_coverage", coverage)),
+        label("Edited", score("background_psnr", psnr)),
+      );
     return h(
-      "article", {
-        class: "card", role: "listitem", "data-place": place, "aria-posinset": place + 1, "aria-setsize": rows.length,
+      "article",
+      {
+        class: "card",
+        role: "listitem",
+        "data-place": place,
+        "aria-posinset": place + 1,
+        "aria-setsize": rows.length,
       },
       h("button", {
-        type: "button", class: "open", tabIndex: place === focused ? 0 : -1, "aria-label": `Open ${id}, ${status}`, on: { click: () => open(row) },
+        type: "button",
+        class: "open",
+        tabIndex: place === focused ? 0 : -1,
+        "aria-label": `Open ${id}, ${status}`,
+        on: { click: () => open(row) },
       }),
       h("div", { class: "pictures" }, source, rest),
       h("div", { class: "labels" }, labels),
       changeOf(row),
-      h("footer", {}, h("span", { class: "id", dir: "auto", title: id }, id), status === "edited" ? null : statusChip(row)),
+      h(
+        "footer",
+        {},
+        h("span", { class: "id", dir: "auto", title: id }, id),
+        status === "edited" ? null : statusChip(row),
+      ),
     );
   }
 
   /* The mask to be laid over a picture of the source. */
   function overlay(row, coverage, isSmall) {
     if (!gallery.picture("mask", row, isSmall)) return [];
-    const mask = picture("mask", row, isSmall, `Mask over the source: ${score("mask_coverage", coverage)} of the picture`);
+    const mask = picture(
+      "mask",
+      row,
+      isSmall,
+      `Mask over the source: ${score("mask_coverage", coverage)} of the picture`,
+    );
     mask.classList.add("overlay");
     return [mask];
   }
@@ -138,7 +176,12 @@ const cards = (() => {
   }
 
   function move(event) {
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: layout.columns, ArrowUp: -layout.columns };
+    const steps = {
+      ArrowRight: 1,
+      ArrowLeft: -1,
+      ArrowDown: layout.columns,
+      ArrowUp: -layout.columns,
+    };
     let place = focused;
     if (event.key in steps) place += steps[event.key];
     else if (event.key === "Home") place = page * PAGE;
@@ -185,7 +228,12 @@ const cards = (() => {
     const numPages = Math.ceil(rows.length / PAGE);
     pager.hidden = numPages < 2;
     if (pager.hidden) return;
-    const button = (text, to) => h("button", { type: "button", disabled: to < 0 || to >= numPages, on: { click: () => turn(to) } }, text);
+    const button = (text, to) =>
+      h(
+        "button",
+        { type: "button", disabled: to < 0 || to >= numPages, on: { click: () => turn(to) } },
+        text,
+      );
     const [first, last] = [page * PAGE + 1, page * PAGE + numHere()];
     pager.replaceChildren(
       button("Previous", page - 1),

@@ -44,10 +44,19 @@ const charts = (() => {
       const height = number ? Math.max(1, (number / most) * 32) : 0;
       const isIn = edge(found, place + 1) > chosen[0] && edge(found, place) < chosen[1];
       return svg("rect", {
-        x: place * 8, y: 34 - height, width: 6.5, height, class: isIn ? "mark" : "rest",
+        x: place * 8,
+        y: 34 - height,
+        width: 6.5,
+        height,
+        class: isIn ? "mark" : "rest",
       });
     });
-    const box = { viewBox: `0 0 ${BINS * 8} 34`, preserveAspectRatio: "none", class: "spark", "aria-hidden": "true" };
+    const box = {
+      viewBox: `0 0 ${BINS * 8} 34`,
+      preserveAspectRatio: "none",
+      class: "spark",
+      "aria-hidden": "true",
+    };
     return svg("svg", box, bars);
   }
 
@@ -56,21 +65,36 @@ const charts = (() => {
     const { label, unit, scale, digits } = SCORES[name];
     const write = (value) => decimal(value * scale, digits);
     const number = found.bins.reduce((sum, one) => sum + one, 0);
-    const plot = frame(Math.max(1, ...all.bins), `${label}: ${count(number)} rows, from ${write(all.low)} to ${write(all.high)} ${unit}`);
+    const plot = frame(
+      Math.max(1, ...all.bins),
+      `${label}: ${count(number)} rows, from ${write(all.low)} to ${write(all.high)} ${unit}`,
+    );
     const width = plot.width / BINS;
     all.bins.forEach((total, place) => {
       const [low, high] = [edge(all, place), edge(all, place + 1)];
       const title = `${write(low)} to ${write(high)} ${unit}: ${count(found.bins[place])} of ${count(total)} rows`;
-      plot.root.append(svg(
-        "g", { class: "bar-of", on: { click: () => onPick(name, low, high) } },
-        svg("title", {}, title),
-        svg("rect", { x: plot.left + place * width, y: plot.top, width, height: plot.height, class: "hit" }),
-        plot.bar(place * width, width - 1.5, total, "rest"),
-        plot.bar(place * width, width - 1.5, found.bins[place], "mark"),
-      ));
+      plot.root.append(
+        svg(
+          "g",
+          { class: "bar-of", on: { click: () => onPick(name, low, high) } },
+          svg("title", {}, title),
+          svg("rect", {
+            x: plot.left + place * width,
+            y: plot.top,
+            width,
+            height: plot.height,
+            class: "hit",
+          }),
+          plot.bar(place * width, width - 1.5, total, "rest"),
+          plot.bar(place * width, width - 1.5, found.bins[place], "mark"),
+        ),
+      );
     });
     for (const part of [0, 0.25, 0.5, 0.75, 1]) {
-      plot.tick(part, write(all.low + (all.high - all.low) * part) + (part === 1 ? ` ${unit}` : ""));
+      plot.tick(
+        part,
+        write(all.low + (all.high - all.low) * part) + (part === 1 ? ` ${unit}` : ""),
+      );
     }
     return plot.root;
   }
@@ -88,7 +112,10 @@ const charts = (() => {
     const record = gallery.meta.runs.find((one) => one.run_id === run);
     const first = times.reduce((least, [time]) => Math.min(least, time), Infinity);
     const low = Math.min(first, record ? Date.parse(record.started_at) : Infinity);
-    const high = Math.max(low + 1000, times.reduce((most, [time]) => Math.max(most, time), -Infinity));
+    const high = Math.max(
+      low + 1000,
+      times.reduce((most, [time]) => Math.max(most, time), -Infinity),
+    );
     // Rows are committed in bundles: finer bins than there are commits would only show gaps.
     const numCommits = new Set(times.map(([time]) => time)).size;
     const numBins = Math.min(BINS, Math.max(6, Math.round(numCommits / 3)));
@@ -100,16 +127,29 @@ const charts = (() => {
     }
     const minutes = (high - low) / numBins / 60000;
     const most = Math.max(...good.map((number, place) => number + bad[place])) / minutes;
-    const plot = frame(most, `Throughput of run ${run}: ${count(times.length)} rows in ${duration((high - low) / 1000)}`);
+    const plot = frame(
+      most,
+      `Throughput of run ${run}: ${count(times.length)} rows in ${duration((high - low) / 1000)}`,
+    );
     const width = plot.width / numBins;
     good.forEach((number, place) => {
       const title = `${clock(low + ((high - low) * place) / numBins)}: ${decimal((number + bad[place]) / minutes, 1)} rows per minute, ${count(bad[place])} failed rows`;
-      plot.root.append(svg(
-        "g", {}, svg("title", {}, title),
-        svg("rect", { x: plot.left + place * width, y: plot.top, width, height: plot.height, class: "hit" }),
-        plot.bar(place * width, width - 1.5, (number + bad[place]) / minutes, "bad"),
-        plot.bar(place * width, width - 1.5, number / minutes, "mark"),
-      ));
+      plot.root.append(
+        svg(
+          "g",
+          {},
+          svg("title", {}, title),
+          svg("rect", {
+            x: plot.left + place * width,
+            y: plot.top,
+            width,
+            height: plot.height,
+            class: "hit",
+          }),
+          plot.bar(place * width, width - 1.5, (number + bad[place]) / minutes, "bad"),
+          plot.bar(place * width, width - 1.5, number / minutes, "mark"),
+        ),
+      );
     });
     for (const part of [0, 0.5, 1]) plot.tick(part, clock(low + (high - low) * part));
     return plot.root;
@@ -118,17 +158,32 @@ const charts = (() => {
   /* Bars with names, the longest first. */
   function ranking(entries, label, onPick) {
     const most = Math.max(1, ...entries.map((entry) => entry.count));
-    const root = svg("svg", { viewBox: `0 0 480 ${entries.length * 34}`, class: "plot", role: "img", "aria-label": label });
+    const root = svg("svg", {
+      viewBox: `0 0 480 ${entries.length * 34}`,
+      class: "plot",
+      role: "img",
+      "aria-label": label,
+    });
     entries.forEach((entry, place) => {
-      root.append(svg(
-        "g", { class: "bar-of", on: { click: () => onPick(entry) } },
-        svg("title", {}, `${entry.name}: ${count(entry.count)}`),
-        svg("rect", { x: 0, y: place * 34, width: 480, height: 34, class: "hit" }),
-        svg("text", { x: 0, y: place * 34 + 13, class: "axis" }, entry.name),
-        svg("text", { x: 480, y: place * 34 + 13, class: "axis end" }, count(entry.count)),
-        svg("rect", { x: 0, y: place * 34 + 19, width: 480, height: 6, rx: 3, class: "track" }),
-        svg("rect", { x: 0, y: place * 34 + 19, width: Math.max(3, (entry.count / most) * 480), height: 6, rx: 3, class: "bad" }),
-      ));
+      root.append(
+        svg(
+          "g",
+          { class: "bar-of", on: { click: () => onPick(entry) } },
+          svg("title", {}, `${entry.name}: ${count(entry.count)}`),
+          svg("rect", { x: 0, y: place * 34, width: 480, height: 34, class: "hit" }),
+          svg("text", { x: 0, y: place * 34 + 13, class: "axis" }, entry.name),
+          svg("text", { x: 480, y: place * 34 + 13, class: "axis end" }, count(entry.count)),
+          svg("rect", { x: 0, y: place * 34 + 19, width: 480, height: 6, rx: 3, class: "track" }),
+          svg("rect", {
+            x: 0,
+            y: place * 34 + 19,
+            width: Math.max(3, (entry.count / most) * 480),
+            height: 6,
+            rx: 3,
+            class: "bad",
+          }),
+        ),
+      );
     });
     return root;
   }
@@ -138,7 +193,12 @@ const charts = (() => {
     const [left, top, width, height] = [42, 8, 430, 150];
     const step = roundStep(most / 3);
     const above = Math.ceil(most / step) * step;
-    const root = svg("svg", { viewBox: "0 0 480 182", class: "plot", role: "img", "aria-label": label });
+    const root = svg("svg", {
+      viewBox: "0 0 480 182",
+      class: "plot",
+      role: "img",
+      "aria-label": label,
+    });
     for (let value = 0; value <= above + step / 2; value += step) {
       const y = top + height * (1 - value / above);
       root.append(
@@ -148,11 +208,19 @@ const charts = (() => {
     }
     const bar = (x, barWidth, value, kind) => {
       const barHeight = value ? Math.max(1.5, (value / above) * height) : 0;
-      return svg("rect", { x: left + x, y: top + height - barHeight, width: barWidth, height: barHeight, class: kind });
+      return svg("rect", {
+        x: left + x,
+        y: top + height - barHeight,
+        width: barWidth,
+        height: barHeight,
+        class: kind,
+      });
     };
     const tick = (part, text) => {
       const side = part === 0 ? "" : part === 1 ? " end" : " middle";
-      root.append(svg("text", { x: left + width * part, y: top + height + 18, class: `axis${side}` }, text));
+      root.append(
+        svg("text", { x: left + width * part, y: top + height + 18, class: `axis${side}` }, text),
+      );
     };
     return { root, left, top, width, height, bar, tick };
   }
@@ -163,7 +231,13 @@ const charts = (() => {
   }
 
   function clock(time) {
-    return new Date(time).toLocaleString("en-GB", { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+    return new Date(time).toLocaleString("en-GB", {
+      month: "short",
+      day: "numeric",
+      hour: "2-digit",
+      minute: "2-digit",
+      second: "2-digit",
+    });
   }
 
   function duration(seconds) {

@@ -75,11 +75,15 @@ function changeOf(row) {
   const source = asked("source", row);
   const target = asked("target", row);
   const pieces = words.compare(source.text, target.text);
-  const line = h("p", { class: "change", dir: "auto" }, pieces.map(({ kind, text }) => {
-    const word = text.trimEnd();
-    if (kind === "same") return text;
-    return [h(kind, { class: word === text ? "tight" : "" }, word), text.slice(word.length)];
-  }));
+  const line = h(
+    "p",
+    { class: "change", dir: "auto" },
+    pieces.map(({ kind, text }) => {
+      const word = text.trimEnd();
+      if (kind === "same") return text;
+      return [h(kind, { class: word === text ? "tight" : "" }, word), text.slice(word.length)];
+    }),
+  );
   const most = Math.max(source.prompts.length, target.prompts.length);
   if (source.concept || target.concept) line.append(" ", h("span", { class: "tag" }, "concept"));
   else if (most > 1) line.append(" ", h("span", { class: "tag" }, `${most} prompts`));
@@ -92,10 +96,14 @@ function picture(kind, row, isSmall, alt) {
   const noteOf = (why) => h("span", { class: "missing", title: why }, why);
   if (!source) {
     const why = gallery.cell(kind === "source" ? "source_note" : "note", row);
-    return noteOf(why ? `${kind === "source" ? "Source" : "Picture"} missing: ${why}` : "No picture");
+    return noteOf(
+      why ? `${kind === "source" ? "Source" : "Picture"} missing: ${why}` : "No picture",
+    );
   }
   const image = h("img", { src: source, alt, decoding: "async", draggable: false });
-  image.addEventListener("error", () => image.replaceWith(noteOf("Picture missing: run the report again")));
+  image.addEventListener("error", () =>
+    image.replaceWith(noteOf("Picture missing: run the report again")),
+  );
   return image;
 }
 

@@ -37,7 +37,7 @@ const filters = (() => {
   function sort(rows, by) {
     const isDown = by.startsWith("-");
     const name = isDown ? by.slice(1) : by;
-    const values = gallery.numbers[name];
+    const values = Object.hasOwn(gallery.numbers, name) ? gallery.numbers[name] : null;
     if (!values) return isDown ? rows.reverse() : rows; // rows come in the order of their ids
     const sign = isDown ? -1 : 1;
     return rows.sort((one, other) => {
@@ -50,44 +50,97 @@ const filters = (() => {
   /* Build the controls once. `change` takes what is new in the state. */
   function build(root, change, read) {
     const { meta } = gallery;
-    root.append(h("div", { class: "only-narrow closer" }, h("h2", {}, "Filters"), controls.close = h("button", { type: "button" }, "Show edits")));
-    const group = (title, ...children) => root.append(h("fieldset", {}, h("legend", {}, title), children));
-    const toggles = (key, names, label) => names.map(([name, number]) => {
-      const box = h("input", { type: "checkbox", value: name });
-      box.addEventListener("change", () => {
-        const chosen = new Set(read()[key]);
-        if (box.checked) chosen.add(name);
-        else chosen.delete(name);
-        change({ [key]: chosen });
+    root.append(
+      h(
+        "div",
+        { class: "only-narrow closer" },
+        h("h2", {}, "Filters"),
+        (controls.close = h("button", { type: "button" }, "Show edits")),
+      ),
+    );
+    const group = (title, ...children) =>
+      root.append(h("fieldset", {}, h("legend", {}, title), children));
+    const toggles = (key, names, label) =>
+      names.map(([name, number]) => {
+        const box = h("input", { type: "checkbox", value: name });
+        box.addEventListener("change", () => {
+          const chosen = new Set(read()[key]);
+          if (box.checked) chosen.add(name);
+          else chosen.delete(name);
+          change({ [key]: chosen });
+        });
+        controls[key].push(box);
+        return h(
+          "label",
+          { class: "check" },
+          box,
+          h("span", { class: label(name) }, name),
+          h("span", { class: "number" }, count(number)),
+        );
       });
-      controls[key].push(box);
-      return h("label", { class: "check" }, box, h("span", { class: label(name) }, name), h("span", { class: "number" }, count(number)));
-    });
     controls.statuses = [];
     controls.causes = [];
     const present = STATUSES.filter((name) => meta.statuses[name]);
-    group("Status", toggles("statuses", present.map((name) => [name, meta.statuses[name]]), (name) => `status ${name}`));
+    group(
+      "Status",
+      toggles(
+        "statuses",
+        present.map((name) => [name, meta.statuses[name]]),
+        (name) => `status ${name}`,
+      ),
+    );
     if (meta.failures.length) {
-      group("Cause of failure", toggles("causes", meta.failures.map((cause) => [`${cause.stage}/${cause.type}`, cause.count]), () => "code"));
+      group(
+        "Cause of failure",
+        toggles(
+          "causes",
+          meta.failures.map((cause) => [`${cause.stage}/${cause.type}`, cause.count]),
+          () => "code",
+        ),
+      );
     }
     controls.ranges = {};
     for (const name of meta.scores) {
       const { label, unit, scale } = SCORES[name];
-      const inputs = ["from", "to"].map((side) => h("input", {
-        type: "number", step: "any", inputMode: "decimal", placeholder: side, "aria-label": `${label} ${side}, ${unit}`,
-        on: { change: () => change({ ranges: { ...read().ranges, [name]: typed(inputs, scale) } }) },
-      }));
+      const inputs = ["from", "to"].map((side) =>
+        h("input", {
+          type: "number",
+          step: "any",
+          inputMode: "decimal",
+          placeholder: side,
+          "aria-label": `${label} ${side}, ${unit}`,
+          on: {
+            change: () => change({ ranges: { ...read().ranges, [name]: typed(inputs, scale) } }),
+          },
+        }),
+      );
       const plot = h("div", { class: "spark-box" });
       controls.ranges[name] = { inputs, plot };
-      group(`${label}, ${unit}`, plot, h("div", { class: "pair" }, inputs[0], h("span", {}, "–"), inputs[1]));
+      group(
+        `${label}, ${unit}`,
+        plot,
+        h("div", { class: "pair" }, inputs[0], h("span", {}, "–"), inputs[1]),
+      );
     }
-    controls.clear = h("button", { type: "button", class: "quiet clear", on: { click: () => change({ search: "", statuses: new Set(), causes: new Set(), ranges: {} }) } }, "Clear all filters");
+    controls.clear = h(
+      "button",
+      {
+        type: "button",
+        class: "quiet clear",
+        on: {
+          click: () => change({ search: "", statuses: new Set(), causes: new Set(), ranges: {} }),
+        },
+      },
+      "Clear all filters",
+    );
     root.append(controls.clear);
     return controls;
   }
 
   function typed(inputs, scale) {
-    const [low, high] = inputs.map((input) => (input.value === "" ? null : Number(input.value) / scale));
+    const [low, high] = inputs.map((input) =>
+      input.value === "" ? null : Number(input.value) / scale,
+    );
     if (low === null && high === null) return undefined;
     return [low ?? -Infinity, high ?? Infinity];
   }
@@ -105,7 +158,10 @@ const filters = (() => {
         const value = chosen[side] * scale;
         input.value = Number.isFinite(value) ? String(Number(value.toPrecision(12))) : "";
       });
-      const found = charts.histogram(name, (row) => failing[row] === 0 || failing[row] === 1 + place);
+      const found = charts.histogram(
+        name,
+        (row) => failing[row] === 0 || failing[row] === 1 + place,
+      );
       plot.replaceChildren(...(found ? [charts.spark(name, found, chosen)] : []));
     });
     controls.clear.hidden = !isActive(state);
@@ -129,8 +185,11 @@ const filters = (() => {
       if (!range) continue;
       const [low, high] = range;
       const { label } = SCORES[name];
-      const text = !Number.isFinite(low) ? `≤ ${score(name, high)}`
-        : !Number.isFinite(high) ? `≥ ${score(name, low)}` : `${score(name, low)} to ${score(name, high)}`;
+      const text = !Number.isFinite(low)
+        ? `≤ ${score(name, high)}`
+        : !Number.isFinite(high)
+          ? `≥ ${score(name, low)}`
+          : `${score(name, low)} to ${score(name, high)}`;
       found.push([`${label} ${text}`, { ranges: { ...state.ranges, [name]: undefined } }]);
     }
     return found;

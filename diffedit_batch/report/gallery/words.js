@@ -3,7 +3,8 @@
 
 const words = (() => {
   const MOST = 250000; // comparisons; longer prompts are shown one after the other
-  const segmenter = window.Intl && Intl.Segmenter ? new Intl.Segmenter(undefined, { granularity: "word" }) : null;
+  const segmenter =
+    window.Intl && Intl.Segmenter ? new Intl.Segmenter(undefined, { granularity: "word" }) : null;
 
   /* Words of any script, each with the white space that follows it. */
   function split(text) {
@@ -24,9 +25,10 @@ const words = (() => {
     const lengths = new Uint16Array((before.length + 1) * width);
     for (let i = before.length - 1; i >= 0; i -= 1) {
       for (let j = after.length - 1; j >= 0; j -= 1) {
-        lengths[i * width + j] = before[i].word === after[j].word
-          ? lengths[(i + 1) * width + j + 1] + 1
-          : Math.max(lengths[(i + 1) * width + j], lengths[i * width + j + 1]);
+        lengths[i * width + j] =
+          before[i].word === after[j].word
+            ? lengths[(i + 1) * width + j + 1] + 1
+            : Math.max(lengths[(i + 1) * width + j], lengths[i * width + j + 1]);
       }
     }
     return (i, j) => lengths[i * width + j];
@@ -37,7 +39,10 @@ const words = (() => {
     const before = split(source);
     const after = split(target);
     if (before.length * after.length > MOST) {
-      return [{ kind: "del", text: `${source} ` }, { kind: "ins", text: target }];
+      return [
+        { kind: "del", text: `${source} ` },
+        { kind: "ins", text: target },
+      ];
     }
     const length = table(before, after);
     const pieces = [];
