@@ -263,6 +263,8 @@ def test_failures_and_summary(page: Any, gallery: str) -> None:
     page.keyboard.press("3")
     tiles = page.locator(".tiles").inner_text().split("\n")
     assert tiles[:8] == ["Rows", "1", "Edited", "0", "Unchanged", "0", "Failed", "1"]
+    label = page.locator("svg[role=img]").first.get_attribute("aria-label")
+    assert label.startswith("Mask coverage: 0 rows"), "of the rows found"
     page.get_by_role("button", name="Clear all filters").click()
     tiles = page.locator(".tiles").inner_text().split("\n")
     assert tiles[:8] == ["Rows", "1,206", "Edited", "1,203", "Unchanged", "0", "Failed", "3"]
