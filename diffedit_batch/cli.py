@@ -96,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     status = add("status", _status, "Show what an output folder holds.")
     status.add_argument("output", help="output folder of a job")
     status.add_argument("--json", action="store_true", help="print JSON")
+    report = add("report", _report, "Write a gallery of an output, to be opened in a browser.")
+    report.add_argument("output", help="output folder of a job")
+    report.add_argument("--to", type=Path, metavar="FOLDER", help="where to (OUTPUT/report)")
+    report.add_argument(
+        "--image-root",
+        metavar="FOLDER",
+        help="where the source images are (where the runs found them)",
+    )
     demo = add("demo", _demo, "Render scenes, edit them with the embedded model, draw a picture.")
     demo.add_argument("folder", nargs="?", default="out/demo", type=Path, help="(out/demo)")
     return parser
@@ -263,6 +271,25 @@ def _status(arguments: argparse.Namespace) -> int:
     print(f"{status['state']}: {counts}")
     if status["last_run"]:
         print(f"last run: {status['last_run']['run_id']}, {status['last_run']['outcome']}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from diffedit_batch.report.build import build_report
+
+    is_terminal = sys.stderr.isatty()
+
+    def show(num_done: int, num_rows: int) -> None:
+        if is_terminal and (num_done % 100 == 0 or num_done == num_rows):
+            print(f"\r\033[K{num_done}/{num_rows} rows", end="", file=sys.stderr, flush=True)
+
+    report = build_report(arguments.output, arguments.to, arguments.image_root, show)
+    if is_terminal:
+        print("\r\033[K", end="", file=sys.stderr)
+    print(f"{report.num_rows} rows; pictures: {report.num_made} made, {report.num_reused} reused")
+    for reason, number in report.missing.most_common():
+        print(f"  no {reason}: {number}")
+    print(f"gallery: {report.page}")
     return 0
 
 

@@ -312,7 +312,14 @@ class JobConfig(Section):
                 " which Ray deletes; name a folder that every node sees, or an object store"
             )
             raise ConfigError("config", [problem])
-        models: dict[str, Section] = {}
+        given = {"manifest": self.input.manifest, "image_root": self.input.image_root}
+        # Links stay: the images of a manifest lie beside the link to it.
+        places = {
+            name: str(Path(path).expanduser().absolute())
+            for name, path in given.items()
+            if path is not None and "://" not in path
+        }
+        models: dict[str, Section] = {"input": self.input.model_copy(update=places)}
         for name in ("model", "prompts", "captions"):
             section = getattr(self, name)
             # A folder that happens to be called `demo` is `./demo`.

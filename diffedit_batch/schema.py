@@ -168,6 +168,7 @@ RESULT_SCHEMA = pa.schema(
         pa.field("map_mean", pa.float64()),
         pa.field("map_max", pa.float64()),
         pa.field("map_contrast", pa.float64()),
+        pa.field("background_psnr", pa.float64()),
         pa.field("num_truncated_prompts", pa.int64()),
         pa.field("width", pa.int64()),
         pa.field("height", pa.int64()),

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import outputs_on_disk
 import pytest
 import yaml
 from fake_worker import FakeWorker
@@ -26,7 +27,9 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["plan"], ["prepare"], ["status"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["plan"], ["prepare"], ["status"], ["report"], ["demo"]]
+)
 def test_help_of_every_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main([*command, "--help"])
@@ -272,3 +275,23 @@ def test_status_of_a_folder_that_is_no_output(
 ) -> None:
     assert cli.main(["status", str(tmp_path)]) == 5
     assert "holds no output of this job" in capsys.readouterr().err
+
+
+def test_report_says_where_the_gallery_is_and_what_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", str(tmp_path)]) == 5
+    assert "holds no results of this job" in capsys.readouterr().err
+    rows = [outputs_on_disk.row("a", 1), outputs_on_disk.row("b", 2)]
+    output = outputs_on_disk.write_output(tmp_path, rows)
+    (tmp_path / "2.png").unlink()
+    to = tmp_path / "gallery"
+    assert cli.main(["report", output, "--to", str(to)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "2 rows; pictures: 5 made, 0 reused",
+        "  no source: ImageNotFound: 1",
+        f"gallery: {to}/index.html",
+    ]
+    assert cli.main(["report", output, "--to", str(tmp_path / "output" / "edited")]) == 2
+    assert "name another folder with --to" in capsys.readouterr().err

@@ -295,6 +295,14 @@ def test_paths_are_absolute_and_the_embedded_model_stays_itself(
     assert config.prompts.id == "google/flan-t5-large"
     assert config.captions.id == str(tmp_path / "mine")
     assert config.output.uri == str(tmp_path / "out")
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "elsewhere" / "manifest.parquet")
+    places = {"manifest": "link.parquet", "image_root": "images"}
+    config = JobConfig.model_validate({**MINIMAL, "input": places}).with_absolute_paths()
+    assert config.input.manifest == str(tmp_path / "link.parquet"), "images lie beside the link"
+    assert config.input.image_root == str(tmp_path / "images")
+    places = {"manifest": "s3://bucket/a.parquet"}
+    config = JobConfig.model_validate({**MINIMAL, "input": places}).with_absolute_paths()
+    assert config.input.manifest == "s3://bucket/a.parquet"
 
 
 def test_fingerprint_tells_parts_apart() -> None:

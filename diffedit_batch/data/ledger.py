@@ -33,6 +33,8 @@ from diffedit_batch.errors import ManifestError
 
 T = TypeVar("T")
 
+Columns = list[str] | Callable[[pa.Schema], list[str]]
+
 
 class Ledger:
     """The results of one output folder.
@@ -140,9 +142,12 @@ class Ledger:
         adopted = [part for part in parts if holder.adopts(part)]
         return adopted, [part for part in parts if not holder.adopts(part)]
 
-    def scan(self, columns: list[str]) -> Iterator[pa.Table]:
+    def scan(self, columns: Columns) -> Iterator[pa.Table]:
         """These columns of all parts, and of those into which a run that ends just now merges
         some.
+
+        Args:
+            columns: their names, or what picks them from the columns a part has.
         """
         seen: set[PartName] = set()
         while new := [part for part in self.parts() if part not in seen]:
@@ -151,14 +156,19 @@ class Ledger:
                 with suppress(FileNotFoundError):
                     yield self.read(part, columns)
 
-    def read(self, part: PartName, columns: list[str] | None = None) -> pa.Table:
-        """The rows of a part; all columns, or those named, in their order.
+    def read(self, part: PartName, columns: Columns | None = None) -> pa.Table:
+        """The rows of a part; all columns, or those named or picked, in their order.
 
         Raises:
             FileNotFoundError: it is gone; a run that ends merges parts.
             StorageError: it cannot be read, or was not written by this job.
         """
-        return self._open(part, lambda table: table.read(columns or table.schema.names))
+
+        def read(table: ParquetTable) -> pa.Table:
+            names = columns(table.schema) if callable(columns) else columns
+            return table.read(names or table.schema.names)
+
+        return self._open(part, read)
 
     def _open(self, part: PartName, use: Callable[[ParquetTable], T]) -> T:
         def read(file: IO[bytes]) -> T:

@@ -17,6 +17,9 @@ from diffedit_batch.core.mask import paste
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
+PSNR_CAP = 100.0
+"""Decibels of pictures that are equal to the bit; an infinite number would spoil every mean."""
+
 
 def content_key(picture: Picture) -> str:
     """64 hex digits that stand for the pixels of a picture, however they were stored."""
@@ -84,6 +87,24 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
         weights = functional.adaptive_max_pool2d(weights[None, None], smaller)[0, 0]
     resized: Mask = (resize_weights(weights, size) > 0.5).numpy()
     return resized
+
+
+def background_psnr(edited: Picture, original: Picture, mask: Mask) -> float | None:
+    """How well the pixels outside the mask were kept: PSNR in dB, at most `PSNR_CAP`, or None
+    where there are none.
+    """
+    kept = ~mask
+    if not kept.any():
+        return None
+    # By lines: differences of a large picture at once would take several times its memory.
+    total = 0
+    for edited_row, row, is_kept in zip(edited, original, kept, strict=True):
+        difference = edited_row[is_kept].astype(np.int32) - row[is_kept]
+        total += int((difference * difference).sum())
+    if total == 0:
+        return PSNR_CAP
+    mean = total / (3 * int(kept.sum()))
+    return min(PSNR_CAP, float(10 * np.log10(255**2 / mean)))
 
 
 def paste_picture(edited: Picture, original: Picture, weights: Tensor) -> Picture:

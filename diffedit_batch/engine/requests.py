@@ -14,6 +14,7 @@ from diffedit_batch.core.mask import feather
 from diffedit_batch.engine.pixels import (
     Mask,
     Picture,
+    background_psnr,
     paste_picture,
     resize,
     resize_mask,
@@ -99,6 +100,11 @@ class EditResult:
         if inside.size == 0 or outside.size == 0 or not outside.any():
             return None
         return float(inside.mean() / outside.mean())
+
+    @property
+    def background_psnr(self) -> float | None:
+        """PSNR in dB of the pixels outside the mask, at most 100, or None where there are none."""
+        return background_psnr(self.image, self.original, self.mask)
 
     @cached_property
     def weights(self) -> Tensor:

@@ -243,6 +243,7 @@ class Worker:
                     "map_mean": result.map_mean,
                     "map_max": result.map_max,
                     "map_contrast": result.map_contrast,
+                    "background_psnr": result.background_psnr,
                     "num_truncated_prompts": result.num_truncated_prompts,
                     "width": width,
                     "height": height,

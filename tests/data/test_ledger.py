@@ -74,6 +74,15 @@ def test_foreign_table_is_a_clear_error(storage: Storage) -> None:
             read()
 
 
+def test_columns_may_be_picked_from_those_a_part_has(storage: Storage) -> None:
+    commit(storage, [edited("a", old=1)], [edited("b", new=2)])
+    picked = list(Ledger(storage).scan(lambda schema: [n for n in schema.names if n != "old"]))
+    assert [("old" in t.column_names, "new" in t.column_names) for t in picked] == [
+        (False, False),
+        (False, True),
+    ]
+
+
 def test_counts_include_every_status(storage: Storage) -> None:
     assert Ledger(storage).counts() == {"edited": 0, "unchanged": 0, "failed": 0}
     commit(storage, [edited("a"), failed("b"), {**edited("c"), "status": "unchanged"}])

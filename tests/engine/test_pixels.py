@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from diffedit_batch.engine.pixels import (
+    PSNR_CAP,
+    background_psnr,
     content_key,
     paste_picture,
     resize,
@@ -97,3 +99,16 @@ def test_a_mask_keeps_its_share_when_resized() -> None:
     resized = resize_mask(mask, (100, 50))
     assert resized.shape == (50, 100)
     assert resized.mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_background_psnr_is_about_what_is_outside_the_mask_alone() -> None:
+    picture = RNG.integers(0, 246, (40, 30, 3), dtype=np.uint8)
+    mask = np.zeros((40, 30), bool)
+    mask[:, :10] = True
+    edited = picture.copy()
+    edited[mask] = 255
+    assert background_psnr(edited, picture, mask) == PSNR_CAP
+    edited[:, 20:] += 10  # half of the background, by 10: a mean squared error of 50
+    assert background_psnr(edited, picture, mask) == pytest.approx(10 * np.log10(255**2 / 50))
+    assert background_psnr(picture, edited, mask) == background_psnr(edited, picture, mask)
+    assert background_psnr(edited, picture, np.ones_like(mask)) is None

@@ -57,6 +57,10 @@ def test_a_bundle_comes_back_whole_with_its_pictures_written(
         mask = picture(tmp_path / "output", row["mask_file_name"])
         assert set(np.unique(mask)) <= {0, 255}
         assert (mask == 255).mean() == pytest.approx(row["mask_coverage"])
+        original = picture(tmp_path, f"{row['id'][:3]}.png")
+        error = (edited.astype(float) - original)[mask == 0] ** 2
+        psnr = 10 * np.log10(255**2 / error.mean()) if error.any() else 100
+        assert row["background_psnr"] == pytest.approx(psnr)
     assert result.counters.vae_encodes == 3
     assert result.counters.vae_decodes == 6
     assert set(result.seconds) == {"read", "edit", "write"}
