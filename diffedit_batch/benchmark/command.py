@@ -77,7 +77,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     scheduler.add_argument("--groups", type=int, default=10_000, help="pictures (10000)")
     scheduler.add_argument("--rows-per-group", type=int, default=4, help="edits of each (4)")
     scheduler.add_argument("--group-seconds", type=float, default=0.02, help="(0.02)")
-    for one in (engine, baselines, job, start, scheduler):
+    driver = add("driver", _driver, "what the driver spends on a row")
+    driver.add_argument("--rows", type=int, default=10_000, help="of the manifest (10000)")
+    driver.add_argument("--rows-per-image", type=int, default=4, help="edits of each (4)")
+    for one in (engine, baselines, job, start, scheduler, driver):
         one.add_argument("--repeats", type=int, default=3, help="measurements of each (3)")
         one.add_argument("--output", type=Path, help="folder (out/benchmark/WHAT-MODEL)")
 
@@ -162,6 +165,15 @@ def _scheduler(options: argparse.Namespace) -> int:
     return _write(report, options.output or _folder("scheduler"))
 
 
+def _driver(options: argparse.Namespace) -> int:
+    from diffedit_batch.benchmark.driver import measure_driver
+
+    report = measure_driver(
+        num_rows=options.rows, rows_per_image=options.rows_per_image, repeats=options.repeats
+    )
+    return _write(report, options.output or _folder("driver"))
+
+
 def _all(options: argparse.Namespace) -> int:
     """Every benchmark that suits the device; one that fails does not keep the others from it."""
     from diffedit_batch.benchmark.timing import check_device
@@ -197,6 +209,7 @@ def everything(device: str) -> list[tuple[str, ...]]:
         *runs,
         ("scheduler", "scheduler", *long_groups),
         ("scheduler-short-groups", "scheduler", "--repeats", "1"),
+        ("driver", "driver"),
     ]
 
 

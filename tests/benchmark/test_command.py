@@ -63,7 +63,7 @@ def test_a_report_is_written_and_printed(
 def test_all_is_every_benchmark_with_arguments_it_takes(device: str) -> None:
     runs = command.everything(device)
     assert {arguments[0] for _, *arguments in runs} == {
-        *("engine", "baselines", "end-to-end", "cold-start", "scheduler")
+        *("engine", "baselines", "end-to-end", "cold-start", "scheduler", "driver")
     }
     assert len({name for name, *_ in runs}) == len(runs)
     for _, *arguments in runs:
