@@ -55,9 +55,8 @@ def encode_png(picture: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     """A uint8 (H, W, 3) picture as RGB, or a bool (H, W) mask as 8-bit grey (0 and 255)."""
     pixels = picture * np.uint8(255) if picture.dtype == np.bool_ else picture
     buffer = io.BytesIO()
-    # Level 1 would take two thirds of the time, for files a tenth larger on pictures of noise and
-    # a third on drawings; threads do it beside the device, and files are kept for long.
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
+    # Photographs of 768 px: 67 ms and 725 kB; level 6 152 ms and 715 kB, level 1 39 ms and 812 kB.
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
 
 
