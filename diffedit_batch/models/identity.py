@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,8 @@ def _identify(
     if not folder.is_dir():
         if not _HUB_ID.fullmatch(config.id):
             raise ModelError(
-                f"{section}.id {config.id!r}: no such folder, and not a hub id (owner/name) or"
-                " `demo`"
+                f"{section}.id {config.id!r}: no such folder on {socket.gethostname()}, and not a"
+                " hub id (owner/name) or `demo`. A folder must be on storage that all nodes share"
             )
         if config.id in _WITHDRAWN:
             raise ModelError(

@@ -78,7 +78,7 @@ def nodes_job(folder: Path, cluster: Cluster, num_rows: int, **keys: Any) -> Job
         engine={"batch_size": 4},
         cluster={
             "address": cluster.address,
-            "workers": None,
+            "workers": "auto",
             "gpus_per_worker": 1.0,
             "threads_per_worker": None,
             **keys,
