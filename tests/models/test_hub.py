@@ -1,5 +1,6 @@
 """Models of a hub that answers on this machine, loaded by processes with a cache of their own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -78,3 +79,88 @@ def test_two_processes_of_a_node_download_once_and_late_ones_ask_nothing(
     assert server.requests == []
     code, said = Node(tmp_path, "http://127.0.0.1:9").load(commit, HF_HUB_OFFLINE="1")
     assert code == 0, said
+
+
+def test_a_model_that_is_not_in_the_cache_offline_says_what_to_do(tmp_path: Path) -> None:
+    node = Node(tmp_path, "http://127.0.0.1:9")
+    code, said = node.load("main", HF_HUB_OFFLINE="1")
+    assert code == 1
+    assert "cannot load model 'owner/tiny' (hub, revision main" in said
+    for words in (
+        "safetensors only, offline",
+        f"must have it in its cache, {tmp_path / 'hub'}",
+        "run `hf download owner/tiny --revision main` with the same HF_HOME",
+        "or set the id to a local folder",
+    ):
+        assert words in said
+    assert "Traceback" not in said
+
+
+def test_half_a_model_in_the_cache_is_completed(
+    tmp_path: Path, hub: tuple[HubServer, str, str]
+) -> None:
+    server, endpoint, commit = hub
+    node = Node(tmp_path, endpoint)
+    assert node.load(commit)[0] == 0
+    [unet] = tmp_path.rglob("unet/*.safetensors")
+    unet.resolve().unlink()
+    unet.unlink()
+    server.requests.clear()
+    assert node.load(commit)[0] == 0
+    [weights] = server.downloads()
+    assert "/unet/" in weights
+
+
+PIN = """
+import json, sys
+from diffedit_batch.config import JobConfig
+from diffedit_batch.errors import ModelError
+from diffedit_batch.models.hub import pin
+job = JobConfig.model_validate({
+    "model": {"id": "demo"},
+    "prompts": {"id": "owner/tiny"},
+    "captions": {"id": "nobody/none", "revision": "v1"},
+    "input": {"manifest": "m"},
+    "output": {"uri": "o"},
+})
+_, sections, is_here = sys.argv[1].split(":")
+try:
+    pinned, commits = pin(job, sections.split(), is_here=is_here == "here")
+except ModelError as error:
+    print(json.dumps(str(error)))
+else:
+    assert pinned.model == job.model
+    assert "torch" not in sys.modules
+    print(json.dumps([pinned.prompts.revision, pinned.captions.revision, commits]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("sections", "is_reached", "where", "expected"),
+    [
+        ("model prompts", True, "here", "pinned"),
+        ("captions", True, "there", "cannot load model 'nobody/none' (hub, revision v1"),
+        ("prompts", False, "here", "cannot load model 'owner/tiny' (hub, revision main"),
+        ("prompts", False, "there", "left open"),
+    ],
+)
+def test_branches_become_commits_before_anything_is_started(
+    tmp_path: Path,
+    hub: tuple[HubServer, str, str],
+    sections: str,
+    is_reached: bool,
+    where: str,
+    expected: str,
+) -> None:
+    _, endpoint, commit = hub
+    node = Node(tmp_path, endpoint if is_reached else "http://127.0.0.1:9")
+    process = node.start(f"pin:{sections}:{where}", PIN, HF_HUB_OFFLINE=str(int(not is_reached)))
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    found = json.loads(said)
+    if expected == "pinned":
+        assert found == [commit, "v1", {"prompts": commit}]
+    elif expected == "left open":
+        assert found == [None, "v1", {}]
+    else:
+        assert found.startswith(expected)
