@@ -71,8 +71,8 @@ def _identify(
     if not folder.is_dir():
         if not _HUB_ID.fullmatch(config.id):
             raise ModelError(
-                f"{section}.id {config.id!r}: no such folder on {socket.gethostname()}, and not a"
-                " hub id (owner/name) or `demo`. A folder must be on storage that all nodes share"
+                f"{section}.id {config.id!r}: no such folder, and not a hub id (owner/name) or"
+                f" `demo`. {socket.gethostname()} looked for it: all nodes must see it"
             )
         if config.id in _WITHDRAWN:
             raise ModelError(

@@ -128,12 +128,12 @@ class Worker:
             vae_batch_size=self._config.engine.vae_batch_size,
             size_multiple=self._config.input.size_multiple,
         )
+        model = self._editor.components
+        seconds |= model.start_seconds
         if self._config.engine.compile != "off":
             with timed(seconds, "compile"), shared_compiling(self._storage, name):
                 self._editor.compile(self._config.engine.compile)
         threading.Thread(target=self._drive, name="drive", daemon=True).start()
-        model = self._editor.components
-        seconds |= model.start_seconds
         return WorkerInfo(
             socket.gethostname(),
             name,

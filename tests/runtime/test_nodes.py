@@ -42,9 +42,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 def add_node(cluster: Cluster, **labels: str) -> Any:
-    return cluster.add_node(
-        num_cpus=1, num_gpus=1, object_store_memory=OBJECT_STORE, labels=labels
-    )
+    return cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=OBJECT_STORE, labels=labels)
 
 
 def demand(cluster: Cluster) -> list[dict[str, float]]:
@@ -188,7 +186,10 @@ def test_a_range_is_demanded_of_an_autoscaler_and_nothing_once_the_job_has_ended
     # A cluster without GPUs: nobody brings nodes.
     run = Driver(nodes_job(tmp_path, cluster, 40, **keys, start_timeout_s=3.0))
     error = run.join()["error"]
-    assert "wait for a place. Each asks for 0.5 GPU and 0.1 CPU on a node with type: in(small," in error
+    assert (
+        "wait for a place. Each asks for 0.5 GPU and 0.1 CPU on a node with type: in(small,"
+        in error
+    )
     assert "of which there are 0; the cluster has 0 GPU and 1 CPU" in error
     assert demand(cluster) == []
 
