@@ -11,10 +11,19 @@ import pytest
 from hub_server import HubServer
 
 LOAD = """
-import sys
+import logging, os, sys
+from pathlib import Path
 from diffedit_batch.config import ModelConfig
 from diffedit_batch.models.components import Components
 from diffedit_batch.errors import ModelError
+
+class Told(logging.Handler):
+    def emit(self, record):
+        if "not acquired" in record.getMessage():
+            Path(os.environ["HF_HOME"], "somebody-waits").touch()
+
+logging.getLogger("filelock").addHandler(Told())
+logging.getLogger("filelock").setLevel(logging.DEBUG)
 try:
     model = Components.load(ModelConfig(id="owner/tiny", revision=sys.argv[1]), "cpu")
 except ModelError as error:
@@ -63,7 +72,15 @@ def test_two_processes_of_a_node_download_once_and_late_ones_ask_nothing(
     tmp_path: Path, hub: tuple[HubServer, str, str]
 ) -> None:
     server, endpoint, commit = hub
+    assert Node(tmp_path / "alone", endpoint).load(commit)[0] == 0
+    num_questions = server.num_questions()
+    server.requests.clear()
+
     node = Node(tmp_path, endpoint)
+    # Nothing is sent before the second has come: it waits, or asks the hub too.
+    server.holds = lambda: not (
+        (tmp_path / "somebody-waits").exists() or server.num_questions() > num_questions
+    )
     together = [node.start(commit) for _ in range(2)]
     for process in together:
         said, errors = process.communicate()
@@ -71,8 +88,7 @@ def test_two_processes_of_a_node_download_once_and_late_ones_ask_nothing(
         assert said.split() == ["download", "load", "warm_up"]
     weights = server.downloads()
     assert len(weights) == len(set(weights)) == 3, "UNet, VAE and text encoder"
-    trees = [path for _, path in server.requests if "/tree/" in path]
-    assert len(trees) == 1, "one of them asked what there is"
+    assert server.num_questions() == num_questions, "of one, for both"
 
     server.requests.clear()
     assert node.load(commit)[0] == 0

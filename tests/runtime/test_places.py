@@ -98,5 +98,5 @@ def test_threads_share_the_cores_of_a_node(
 )
 def test_labels_are_matched_as_ray_does(condition: str, matches: set[str | None]) -> None:
     for value in ("L4", "H100", None):
-        labels = {} if value is None else {"type": value}
+        labels: dict[str, str] = {} if value is None else {"type": value}
         assert is_selected(labels, {"type": condition}) == (value in matches)
