@@ -78,8 +78,8 @@ def test_two_processes_of_a_node_download_once_and_late_ones_ask_nothing(
 
     node = Node(tmp_path, endpoint)
     # Nothing is sent before the second has come: it waits, or asks the hub too.
-    server.holds = lambda: not (
-        (tmp_path / "somebody-waits").exists() or server.num_questions() > num_questions
+    server.holds = lambda: (
+        not ((tmp_path / "somebody-waits").exists() or server.num_questions() > num_questions)
     )
     together = [node.start(commit) for _ in range(2)]
     for process in together:
