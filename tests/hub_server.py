@@ -69,7 +69,9 @@ class HubServer:
         self.requests.append((handler.command, path))
         headers, body = self._find(path)
         handler.send_response(200 if headers is not None else 404)
-        for name, value in (headers or {"X-Error-Code": "RepoNotFound"}).items():
+        is_known = any(f"/{repository}/" in path for repository in self.repositories)
+        missing = {"X-Error-Code": "EntryNotFound" if is_known else "RepoNotFound"}
+        for name, value in (headers or missing).items():
             handler.send_header(name, value)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
@@ -83,7 +85,9 @@ class HubServer:
         if words[:2] == ["api", "models"]:
             # api/models/OWNER/NAME/(revision|tree)/REVISION
             commits = self.repositories.get("/".join(words[2:4]))
-            if commits is None:
+            if (
+                commits is None or len(words) > 6
+            ):  # a folder of it: ours have none that is asked for
                 return None, b""
             commit = self._commit(commits, words[5] if len(words) > 5 else "main")
             files = sorted(p for p in commits[commit].rglob("*") if p.is_file())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -180,3 +181,28 @@ def test_branches_become_commits_before_anything_is_started(
         assert found == [None, "v1", {}]
     else:
         assert found.startswith(expected)
+
+
+WRITE = """
+import sys
+from diffedit_batch.config import PromptsConfig
+from diffedit_batch.models.prompts import PromptWriter
+config = PromptsConfig(id="owner/writer", revision=sys.argv[1], num_prompts=1, max_new_tokens=4)
+PromptWriter.load(config, "cpu", seed=0)
+"""
+
+
+def test_a_prompt_writer_of_the_hub_is_downloaded_without_pickled_weights(
+    tmp_path: Path, tiny_prompt_writer: Path, hub: tuple[HubServer, str, str]
+) -> None:
+    server, endpoint, _ = hub
+    folder = shutil.copytree(tiny_prompt_writer, tmp_path / "writer")
+    (folder / "pytorch_model.bin").write_bytes(b"not to be had")
+    commit = server.push("owner/writer", folder)
+    for is_there in (False, True):
+        server.requests.clear()
+        process = Node(tmp_path / "cache", endpoint).start(commit, WRITE)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert len(server.downloads()) == (0 if is_there else 1)
+        assert server.downloads(".bin") == []
