@@ -8,6 +8,7 @@ with what.
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -33,6 +34,12 @@ _UPLOADED = "/runtime_resources/working_dir_files/"
 Preset = Literal["tuned", "paper", "diffusers"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 M = TypeVar("M", bound=BaseModel)
+
+_RANGE = re.compile(r"([1-9][0-9]*)\.\.([1-9][0-9]*)")
+_LABEL = r"[a-zA-Z0-9](?:[\w.-]{0,61}[a-zA-Z0-9])?"
+_LABEL_KEY = re.compile(rf"(?:{_LABEL}/)?{_LABEL}", re.ASCII)
+LABEL_CONDITION = re.compile(rf"(!?)(?:in\(({_LABEL}(?:, ?{_LABEL})*)\)|({_LABEL}))", re.ASCII)
+"""Of Ray's label selectors: `value`, `!value`, `in(one, other)`, `!in(one, other)`."""
 
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
@@ -250,12 +257,18 @@ class ClusterConfig(Section):
     address: str | None = Field(
         None, description="null: RAY_ADDRESS if set, else Ray on this machine"
     )
-    workers: int | None = Field(None, ge=1, description="null: one per GPU, or one without GPUs")
-    gpus_per_worker: float = Field(1.0, ge=0, le=16)
+    workers: int | str = Field(
+        "auto",
+        description="auto: one per GPU there is, or per node without GPUs; a number; or `2..8`",
+    )
+    gpus_per_worker: float = Field(1.0, ge=0, le=16, description="a fraction, or whole GPUs")
     # A reservation only: whole CPUs would leave a small machine waiting for a slot for ever.
     cpus_per_worker: float = Field(0.1, ge=0)
     threads_per_worker: int | None = Field(
         None, ge=1, description="null: torch's own choice on a GPU, cores / workers on a CPU"
+    )
+    label_selector: dict[str, str] = Field(
+        default_factory=dict, description="labels of the nodes that workers may run on"
     )
     start_timeout_s: float = Field(
         600.0, gt=0, description="patience while no worker is ready, at the start or later"
@@ -263,6 +276,47 @@ class ClusterConfig(Section):
     hang_timeout_s: float = Field(
         900.0, gt=0, description="patience with a worker that makes no progress; it is replaced"
     )
+
+    @property
+    def worker_range(self) -> tuple[int, int] | None:
+        """Fewest and most workers; None with `auto`."""
+        if isinstance(self.workers, int):
+            return self.workers, self.workers
+        found = _RANGE.fullmatch(self.workers)
+        return (int(found[1]), int(found[2])) if found else None
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _is_auto_a_number_or_a_range(cls, workers: object) -> object:
+        found = _RANGE.fullmatch(workers) if isinstance(workers, str) else None
+        is_number = isinstance(workers, int) and not isinstance(workers, bool) and workers >= 1
+        if workers == "auto" or is_number or (found and int(found[1]) <= int(found[2])):
+            return workers
+        raise ValueError(
+            "write `auto` (one for every GPU there is), a number such as 4, or the fewest and the"
+            f" most such as 2..8 (got {workers!r})"
+        )
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _is_a_fraction_or_whole(cls, gpus: float) -> float:
+        if gpus > 1 and gpus % 1:
+            raise ValueError(
+                f"write a fraction of one GPU such as 0.5, or a whole number (got {gpus:g})"
+            )
+        return gpus
+
+    @field_validator("label_selector")
+    @classmethod
+    def _selects_labels(cls, selector: dict[str, str]) -> dict[str, str]:
+        for key, condition in selector.items():
+            if not _LABEL_KEY.fullmatch(key) or not LABEL_CONDITION.fullmatch(condition):
+                raise ValueError(
+                    f"cannot read {key}: {condition!r}; write a label and its value, `!value`,"
+                    " `in(one, other)` or `!in(one, other)`, e.g."
+                    " ray.io/accelerator-type: in(L4, A10G)"
+                )
+        return selector
 
 
 class JobConfig(Section):

@@ -29,7 +29,9 @@ class ChaosEditor:
 
     folder: Path
     batch_size = 1
-    components = SimpleNamespace(network=SimpleNamespace(is_compiled=False), attention_kernels=())
+    components = SimpleNamespace(
+        network=SimpleNamespace(is_compiled=False), attention_kernels=(), start_seconds={}
+    )
 
     def __init__(self) -> None:
         self.counters = Counters()

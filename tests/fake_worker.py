@@ -132,6 +132,19 @@ class OneStartsWorker(FakeWorker):
         return super().load()
 
 
+class OneHasTheModelWorker(FakeWorker):
+    """The first of a run loads its model, no other can."""
+
+    def load(self) -> WorkerInfo:
+        try:
+            (Path(self.config.output.uri) / "one-has-started").touch(exist_ok=False)
+        except FileExistsError:
+            while not list(Path(self.config.output.uri).glob("results/*.parquet")):
+                time.sleep(0.05)
+            raise ModelError("cannot load model 'x'") from None
+        return super().load()
+
+
 class NoModelWorker(FakeWorker):
     """Cannot load its model."""
 

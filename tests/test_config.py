@@ -114,7 +114,26 @@ def test_config_is_frozen(tmp_path: Path) -> None:
         ("output", "uri", 5, "output.uri: Input should be a valid string (got 5)"),
         ("output", "max_failed_fraction", 1.5, "output.max_failed_fraction: Input should be less"),
         ("input", "columns", {"id": 3}, "input.columns.id: Input should be a valid string (got 3)"),
-        ("cluster", "workers", 0, "cluster.workers: Input should be greater than or equal to 1 (g"),
+        (
+            "cluster",
+            "workers",
+            0,
+            "cluster.workers: write `auto` (one for every GPU there is), a num",
+        ),
+        ("cluster", "workers", None, "cluster.workers: write `auto`"),
+        ("cluster", "workers", True, "cluster.workers: write `auto`"),
+        ("cluster", "workers", 2.0, "cluster.workers: write `auto`"),
+        ("cluster", "workers", "8..2", "cluster.workers: write `auto`"),
+        ("cluster", "workers", "0..2", "cluster.workers: write `auto`"),
+        ("cluster", "workers", "2-8", "cluster.workers: write `auto`"),
+        ("cluster", "gpus_per_worker", 1.5, "cluster.gpus_per_worker: write a fraction of one GPU"),
+        (
+            "cluster",
+            "label_selector",
+            {"a": "in(b"},
+            "cluster.label_selector: cannot read a: 'in(b",
+        ),
+        ("cluster", "label_selector", {"a b": "c"}, "cluster.label_selector: cannot read a b: 'c'"),
         ("model", "dtype", "half", "model.dtype: Input should be 'float32', 'float16' or 'bfloat"),
     ],
 )
@@ -336,3 +355,21 @@ def test_two_workers_compile_where_rows_repay_it(
     tree = {**MINIMAL, "engine": {"compile": compile}, "cluster": {"gpus_per_worker": gpus}}
     config = JobConfig.model_validate(tree).with_compile_decided(num_rows, num_workers=2)
     assert config.engine.compile == decided
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("auto", None), ("4", (4, 4)), ("2..8", (2, 8)), ("10..10", (10, 10))],
+)
+def test_workers_are_auto_a_number_or_a_range(
+    tmp_path: Path, setting: str, expected: tuple[int, int] | None
+) -> None:
+    config = load_config(write(tmp_path, MINIMAL), [f"cluster.workers={setting}"])
+    assert config.cluster.worker_range == expected
+    assert JobConfig.model_validate(config.model_dump()) == config
+
+
+def test_nodes_are_selected_by_labels(tmp_path: Path) -> None:
+    selector = {"ray.io/accelerator-type": "in(L4, A10G)", "market": "!spot"}
+    tree = {**MINIMAL, "cluster": {"label_selector": selector, "gpus_per_worker": 0.5}}
+    assert load_config(write(tmp_path, tree)).cluster.label_selector == selector

@@ -17,18 +17,21 @@ from diffedit_batch.data.storage import Storage
 
 RUN = "import sys; from diffedit_batch import cli; sys.exit(cli.main(['run', *sys.argv[1:]]))"
 BROKEN = f"from diffedit_batch.runtime import driver; driver.finalize = None; {RUN}"
+WITHOUT_RAY = f"import ray; ray.init = None; {RUN}"
 FAKE = (
     "from chaos_worker import ChaosWorker; from diffedit_batch.runtime import driver;"
     f"driver.Worker = ChaosWorker; {RUN}"
 )
 
 
-def start(config: JobConfig, folder: Path, code: str = RUN) -> subprocess.Popen[str]:
+def start(
+    config: JobConfig, folder: Path, code: str = RUN, **variables: str
+) -> subprocess.Popen[str]:
     """A run in a process of its own, with what it says on stderr."""
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(config.model_dump()))
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment["PYTHONPATH"] = str(Path(__file__).parent)
+    environment |= {"PYTHONPATH": str(Path(__file__).parent), **variables}
     return subprocess.Popen(
         [sys.executable, "-c", code, str(path)],
         env=environment,
@@ -75,6 +78,17 @@ def test_2_a_manifest_that_is_not_there(tmp_path: Path) -> None:
     assert code == 2
     assert said.startswith("error: manifest ")
     assert not (tmp_path / "output").exists()
+
+
+def test_2_a_model_that_is_not_in_the_cache_offline_before_ray_starts(tmp_path: Path) -> None:
+    write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    process = start(job(tmp_path, Path("owner/none")), tmp_path, WITHOUT_RAY, **offline)
+    code, said = end(process)
+    assert code == 2
+    assert said.startswith("error: cannot load model 'owner/none'")
+    assert "run `hf download owner/none` with the same HF_HOME" in said
+    assert results(tmp_path) == []
 
 
 def test_3_more_failures_than_allowed(tmp_path: Path) -> None:

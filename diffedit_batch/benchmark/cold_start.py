@@ -17,12 +17,19 @@ from diffedit_batch.errors import ClusterError, ConfigError
 logger = logging.getLogger(__name__)
 
 _COLUMNS = (Column("phase", "phase"), Column("seconds", "seconds"))
+_WORKER_PHASES = {
+    "worker imports": "imports of the worker",
+    "worker download": "download",
+    "worker load": "model",
+    "worker warm_up": "warm-up",
+    "worker compile": "compile",
+}
 _NOTES = (
     "Each run is a process of its own; the model's files are in the memory of the system, as after"
     " a first run.",
-    "Worker: its process, its place on Ray, its imports (torch, diffusers). Model: read and put on"
-    " the device, every part used once, compiled where that is asked for. First batch: from then to"
-    " the first committed rows, whole edits.",
+    "Worker: its process and its place on Ray; its imports are torch and diffusers. Model: read and"
+    " put on the device. Warm-up: every part used once, size of calls found. First batch: from then"
+    " to the first committed rows, whole edits.",
 )
 
 
@@ -100,12 +107,13 @@ def _run(config: JobConfig, folder: Path) -> dict[str, float]:
         last = done.stderr.strip().rpartition("\n")[2]
         raise ClusterError(f"the process of a cold start ended with {done.returncode}: {last}")
     at = json.loads(moments_path.read_text("utf-8"))
+    start = {name: at[key] for key, name in _WORKER_PHASES.items() if key in at}
     return {
         "interpreter": at["interpreter"] - started,
         "imports of the driver": at["imports"] - at["interpreter"],
         "Ray": at["ray"] - at["imports"],
-        "worker": at["loaded"] - at["ray"] - at["load_seconds"],
-        "model": at["load_seconds"],
+        "worker": at["loaded"] - at["ray"] - sum(start.values()),
+        **start,
         "first batch": at["first_batch"] - at["loaded"],
         "total": at["first_batch"] - started,
     }

@@ -30,6 +30,7 @@ from diffedit_batch.engine.starting import count_truncated, start_row
 from diffedit_batch.engine.warm_up import compile_network, find_batch_size
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.components import Components
+from diffedit_batch.models.loading import timed
 from diffedit_batch.models.transfer import HostCopy, to_device
 from diffedit_batch.schema import EditRequest
 
@@ -105,9 +106,11 @@ class DiffEditor:
             ModelError: it cannot be loaded or used.
         """
         components = Components.load(config, device)
+        with timed(components.start_seconds, "warm_up"):
+            batch_size = batch_size or find_batch_size(components)
         return cls(
             components,
-            batch_size=batch_size or find_batch_size(components),
+            batch_size=batch_size,
             vae_batch_size=vae_batch_size or (1 if device == "cpu" else 8),
             size_multiple=size_multiple,
         )

@@ -2,15 +2,18 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from diffedit_batch.config import CaptionsConfig
 from diffedit_batch.errors import RowError
+from diffedit_batch.models.hub import SINGLE_MODEL, fetch
 from diffedit_batch.models.identity import identify_captioner
 from diffedit_batch.models.loading import DTYPES, explained, tried_out
 from diffedit_batch.models.prompts import cuda_devices, is_degenerate
@@ -43,6 +46,8 @@ class Captioner:
         identity = identify_captioner(config)
         where = {"revision": config.revision or "main", "local_files_only": config.local_files_only}
         with explained(config, identity):
+            files = partial(snapshot_download, identity.source, allow_patterns=SINGLE_MODEL)
+            fetch(config, identity, files)
             processor = BlipProcessor.from_pretrained(identity.source, **where)
             model = BlipForConditionalGeneration.from_pretrained(
                 identity.source,

@@ -17,8 +17,9 @@ from diffedit_batch.core.acts import Text
 from diffedit_batch.core.guidance import PredictionType
 from diffedit_batch.core.schedule import Schedule, make_schedule
 from diffedit_batch.errors import ModelError
+from diffedit_batch.models.hub import fetch
 from diffedit_batch.models.identity import identify
-from diffedit_batch.models.loading import DTYPES, explained, tried_out
+from diffedit_batch.models.loading import DTYPES, explained, timed, tried_out
 from diffedit_batch.models.network import AttentionLog, Network
 from diffedit_batch.models.transfer import to_device
 
@@ -43,6 +44,8 @@ class Components:
             cost padding.
         resolution: side in pixels of the images it was trained on.
         num_text_encodes: prompts encoded so far (cached ones not counted).
+        start_seconds: what it took to be ready, by phase: `download` (or waiting for another
+            process of this node that downloads), `load`, `warm_up`.
     """
 
     def __init__(self, pipeline: StableDiffusionPipeline, resolution: int | None = None) -> None:
@@ -61,6 +64,7 @@ class Components:
         self.resolution: int = resolution or self._unet.config.sample_size * self.vae_scale_factor
         self.attention_kernels: tuple[str, ...] = ()
         self.num_text_encodes = 0
+        self.start_seconds: dict[str, float] = {}
         self._encode_prompt = functools.lru_cache(_MAX_CACHED_TEXTS)(self._encode_one_prompt)
         self.text = functools.lru_cache(_MAX_CACHED_TEXTS)(self._average)
         self.is_truncated = functools.lru_cache(_MAX_COUNTED_TEXTS)(self._is_truncated)
@@ -75,38 +79,25 @@ class Components:
         """
         identity = identify(config)
         dtype = DTYPES[config.dtype or ("float32" if device == "cpu" else "float16")]
+        seconds: dict[str, float] = {}
+        unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+        files: dict[str, Any] = {"variant": config.variant, "use_safetensors": True, **unused}
         with explained(config, identity):
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                identity.source,
-                revision=config.revision,
-                variant=config.variant,
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=config.local_files_only,
-                safety_checker=None,
-                feature_extractor=None,
-                image_encoder=None,
-                requires_safety_checker=False,
-            )
-        pipeline.vae.to(DTYPES[config.vae_dtype])
-        pipeline.set_progress_bar_config(disable=True)
-        if config.enable_vae_slicing:
-            pipeline.vae.enable_slicing()
-        if config.enable_vae_tiling:
-            pipeline.vae.enable_tiling()
-        if config.enable_attention_slicing:
-            pipeline.enable_attention_slicing()
-        if config.enable_model_cpu_offload:
-            if device == "cpu":
-                raise ModelError(
-                    "model.enable_model_cpu_offload needs a GPU (cluster.gpus_per_worker > 0)"
+            with timed(seconds, "download"):
+                download = functools.partial(
+                    StableDiffusionPipeline.download, identity.source, **files
                 )
-            pipeline.enable_model_cpu_offload(device=device)
-        else:
-            pipeline.to(device)
+                folder = fetch(config, identity, download)
+            with timed(seconds, "load"):
+                pipeline = StableDiffusionPipeline.from_pretrained(
+                    folder, dtype=dtype, requires_safety_checker=False, **files
+                )
+        with timed(seconds, "load"):
+            _place(pipeline, config, device)
         model = cls(pipeline, config.resolution)
-        with tried_out(config.id, device):
+        with tried_out(config.id, device), timed(seconds, "warm_up"):
             model._try_out()
+        model.start_seconds = seconds
         return model
 
     def _try_out(self) -> None:
@@ -207,3 +198,23 @@ class Components:
         pipeline.unet = copy.deepcopy(self._unet).float()
         pipeline.vae = copy.deepcopy(self._vae).float()
         return Components(pipeline, self.resolution)
+
+
+def _place(pipeline: StableDiffusionPipeline, config: ModelConfig, device: str) -> None:
+    """Put a pipeline on its device, as the config wants it held in memory."""
+    pipeline.vae.to(DTYPES[config.vae_dtype])
+    pipeline.set_progress_bar_config(disable=True)
+    if config.enable_vae_slicing:
+        pipeline.vae.enable_slicing()
+    if config.enable_vae_tiling:
+        pipeline.vae.enable_tiling()
+    if config.enable_attention_slicing:
+        pipeline.enable_attention_slicing()
+    if config.enable_model_cpu_offload:
+        if device == "cpu":
+            raise ModelError(
+                "model.enable_model_cpu_offload needs a GPU (cluster.gpus_per_worker > 0)"
+            )
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.to(device)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def _identify(
         if not _HUB_ID.fullmatch(config.id):
             raise ModelError(
                 f"{section}.id {config.id!r}: no such folder, and not a hub id (owner/name) or"
-                " `demo`"
+                f" `demo`. {socket.gethostname()} looked for it: all nodes must see it"
             )
         if config.id in _WITHDRAWN:
             raise ModelError(

@@ -1,29 +1,33 @@
-"""What loading any model has in common: number formats, and errors that say what to do."""
+"""What loading any model has in common: number formats, phases, errors that say what to do."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from diffedit_batch.config import CaptionsConfig, ModelConfig, PromptsConfig
 from diffedit_batch.errors import ModelError
+from diffedit_batch.models.hub import AnyModelConfig, cannot_load
 from diffedit_batch.models.identity import ModelIdentity
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @contextmanager
-def explained(
-    config: ModelConfig | PromptsConfig | CaptionsConfig, identity: ModelIdentity
-) -> Iterator[None]:
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add how long a part of a phase of the start took."""
+    started = time.perf_counter()
+    yield
+    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - started
+
+
+@contextmanager
+def explained(config: AnyModelConfig, identity: ModelIdentity) -> Iterator[None]:
     """Turn what the libraries raise while they load a model into one ModelError."""
     try:
         yield
     except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
-        raise ModelError(
-            f"cannot load model {config.id!r} ({_tried(config, identity)}): {_reason(error)}\n"
-            f"  {_advice(identity)}"
-        ) from error
+        raise cannot_load(config, identity, error) from error
 
 
 @contextmanager
@@ -44,22 +48,3 @@ def tried_out(model_id: str, device: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-
-
-def _tried(config: ModelConfig | PromptsConfig | CaptionsConfig, identity: ModelIdentity) -> str:
-    if identity.is_folder:
-        return f"folder {identity.source}, safetensors only"
-    variant = f", variant {config.variant or 'none'}" if isinstance(config, ModelConfig) else ""
-    return (
-        f"hub, revision {config.revision or 'main'}{variant},"
-        f" safetensors only{', offline' if config.local_files_only else ''}"
-    )
-
-
-def _advice(identity: ModelIdentity) -> str:
-    if identity.is_folder:
-        return "Check that the folder is whole, as `save_pretrained` writes it."
-    return (
-        "Check the id, that this machine reaches the hub or has it in its cache"
-        " (`hf download ID`), or set the id to a local folder. Gated models need `hf auth login`."
-    )

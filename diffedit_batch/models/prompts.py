@@ -2,13 +2,16 @@
 
 import hashlib
 import re
+from functools import partial
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from diffedit_batch.config import PromptsConfig
 from diffedit_batch.errors import RowError
+from diffedit_batch.models.hub import SINGLE_MODEL, fetch
 from diffedit_batch.models.identity import identify_prompt_writer
 from diffedit_batch.models.loading import DTYPES, explained, tried_out
 
@@ -47,6 +50,8 @@ class PromptWriter:
             "trust_remote_code": False,
         }
         with explained(config, identity):
+            files = partial(snapshot_download, identity.source, allow_patterns=SINGLE_MODEL)
+            fetch(config, identity, files)
             tokenizer = AutoTokenizer.from_pretrained(identity.source, **where)
             model = AutoModelForSeq2SeqLM.from_pretrained(
                 identity.source,

@@ -50,6 +50,7 @@ class WorkerActor:
             # A restart by Ray would be one we do not learn of in time to charge the right rows.
             max_restarts=0,
             max_task_retries=0,
+            label_selector=config.cluster.label_selector,
             scheduling_strategy="SPREAD",
         )(worker).remote(config, num_threads)
         self._method = method

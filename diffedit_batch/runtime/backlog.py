@@ -73,6 +73,12 @@ class Backlog:
         """Whether there are rows that were never handed out."""
         return bool(self._groups) or not self._is_exhausted
 
+    @property
+    def num_bundles(self) -> int:
+        """About how many bundles wait, without those of rows beyond the window."""
+        num_new = math.ceil(self._num_waiting / self._bundle_rows)
+        return num_new + len(self._returned) + (self._first is not None)
+
     def put_back(self, bundle: Bundle, cause: str, *, is_charged: bool = True) -> None:
         """Return a bundle whose worker was lost; where the death is charged to it, in halves."""
         causes = (*bundle.causes, cause)

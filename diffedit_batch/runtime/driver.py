@@ -7,10 +7,11 @@ continues.
 """
 
 import json
+import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain
@@ -105,7 +106,7 @@ class _Run:
                 self._survey.generated.merge()  # what a killed pass left
             wanted = self._survey.find_wanted()
             if wanted:
-                with self._session() as stop:
+                with self._session(wanted.sections) as stop:
                     self._generate(wanted, stop)
         self._state.failures.update(self._survey.generated.failures())
         return self._state
@@ -222,15 +223,18 @@ class _Run:
                 yield row
 
     @contextmanager
-    def _session(self) -> Iterator[threading.Event]:
-        """Ray, and an output that was seen to be writable; the event is set on a request to
-        stop.
+    def _session(self, models: Sequence[str]) -> Iterator[threading.Event]:
+        """Ray, an output that was seen to be writable, and models known to exist as far as that
+        can be told from here; the event is set on a request to stop.
         """
-        from diffedit_batch.runtime.session import ray_session, stop_on_signal
+        from diffedit_batch.models.hub import pin
+        from diffedit_batch.runtime.session import ray_address, ray_session, stop_on_signal
 
-        # An output that cannot be written must not cost a cluster's start to be found out.
+        # What cannot be written or loaded must not cost a cluster's start to be found out.
         self._storage.write(PROBE, b"")
         try:
+            is_here = ray_address(self._config.cluster) == "local"
+            self._pinned, self._state.commits = pin(self._config, models, is_here=is_here)
             with ray_session(self._config), stop_on_signal() as stop:
                 yield stop
         finally:
@@ -239,7 +243,7 @@ class _Run:
 
     def _work(self, wanted: Wanted, rows: Iterator[ManifestRow]) -> None:
         """Generate what is wanted, then edit."""
-        with self._session() as stop:
+        with self._session(("model", *wanted.sections)) as stop:
             if wanted:
                 self._generate(wanted, stop)
             first = next(rows, None)
@@ -260,18 +264,19 @@ class _Run:
             self._state.phase = f"{name}: {num_done}/{num_wanted}"
             self._on_progress(self._state)
 
-        self._state.counters += generate(self._config, wanted, self._survey.generated, stop, show)
+        self._state.counters += generate(self._pinned, wanted, self._survey.generated, stop, show)
         self._state.phase = ""
         self._state.seconds["generate"] = time.perf_counter() - started
 
     def _edit(self, rows: Iterator[ManifestRow], stop: threading.Event) -> None:
         from diffedit_batch.runtime.fan_out import fan_out
+        from diffedit_batch.runtime.places import count_wanted
         from diffedit_batch.runtime.pool import WorkerPool
-        from diffedit_batch.runtime.session import count_places
 
-        num_places = count_places(self._config.cluster)
         num_rows = self._survey.selector.num_expected
-        config = self._config.with_compile_decided(num_rows, num_places)
+        num_bundles = math.ceil(num_rows / self._config.bundle_rows)
+        num_workers = count_wanted(self._config.cluster, num_bundles)
+        config = self._pinned.with_compile_decided(num_rows, num_workers)
         pool = WorkerPool(config, Worker, "edit")
         requests = ((row.group, row.request) for row in rows)
         backlog = Backlog(requests, self._config.bundle_rows, pool.num_workers)

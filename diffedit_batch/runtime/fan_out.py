@@ -55,6 +55,8 @@ def fan_out(
             if bundle is None or not pool.has_room(bundle):
                 break
             pool.submit(backlog.pop())
+        num_waiting = 0 if stop.is_set() else backlog.num_bundles
+        pool.num_bundles_left = num_waiting + pool.num_in_flight
         if pool.num_in_flight == 0 and (stop.is_set() or backlog.peek() is None):
             return
         for event in pool.wait(timeout_s=1.0):

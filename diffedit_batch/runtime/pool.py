@@ -1,7 +1,6 @@
 """The workers: as many as there are places for, watched, and replaced when they die or hang."""
 
 import logging
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +8,11 @@ from typing import Any
 import ray
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.errors import ClusterError, DiffEditError
+from diffedit_batch.errors import ClusterError, DiffEditError, ModelError
 from diffedit_batch.runtime.actor import BUNDLES_IN_FLIGHT, WorkerActor
 from diffedit_batch.runtime.backlog import Bundle
-from diffedit_batch.runtime.session import (
-    count_places,
-    describe_death,
-    describe_resources,
-    is_node_loss,
-)
+from diffedit_batch.runtime.places import count_threads, count_wanted, describe_request
+from diffedit_batch.runtime.session import describe_death, is_node_loss
 from diffedit_batch.runtime.worker import WorkerInfo
 
 logger = logging.getLogger(__name__)
@@ -48,14 +43,18 @@ class Lost:
 class WorkerPool:
     """The workers of one pass. Use inside `ray_session`.
 
-    With `cluster.workers: null` it follows the cluster: a worker for every GPU, as nodes come and
-    go.
+    With `cluster.workers: auto` it follows the cluster, as nodes come and go; with a range it
+    follows the work that is left.
 
     Args:
         config: the job.
         worker: class of the workers, see `WorkerActor`.
         method: name of the method that takes the groups of a bundle.
         max_workers: no more than that many.
+
+    Attributes:
+        num_bundles_left: bundles that wait or are handed out, as far as is known; may be changed.
+        infos: of every worker that became ready.
     """
 
     def __init__(
@@ -64,16 +63,13 @@ class WorkerPool:
         self._config = config
         self._worker, self._method = worker, method
         self._max_workers = max_workers
-        self._num_places = count_places(config.cluster, max_workers)
-        self._num_given_up = 0
-        self._num_threads = config.cluster.threads_per_worker
-        if self._num_threads is None and config.cluster.gpus_per_worker == 0:
-            self._num_threads = max(1, (os.cpu_count() or 1) // self._num_places)
+        self.num_bundles_left: int | None = None
+        self._num_wanted, self._num_given_up = self._count_wanted(), 0
         self._free = ray.available_resources()
         self._watched_at = time.monotonic()
         self._waited_s = self._warned_s = 0.0
         self.infos: list[WorkerInfo] = []
-        self._actors = [self._start() for _ in range(self._num_places)]
+        self._actors = [self._start() for _ in range(self._num_wanted)]
 
     @property
     def num_workers(self) -> int:
@@ -142,22 +138,27 @@ class WorkerPool:
             time.sleep(0.05)
 
     def _start(self, num_failed_starts: int = 0) -> WorkerActor:
-        return WorkerActor(
-            self._config, self._worker, self._method, self._num_threads, num_failed_starts
-        )
+        num_threads = count_threads(self._config.cluster, self._num_wanted)
+        return WorkerActor(self._config, self._worker, self._method, num_threads, num_failed_starts)
+
+    def _count_wanted(self) -> int:
+        num_wanted = count_wanted(self._config.cluster, self.num_bundles_left)
+        return min(num_wanted, self._max_workers or num_wanted)
 
     def _resize(self) -> None:
-        """Follow the cluster; a worker that has its place keeps it."""
-        num_places = count_places(self._config.cluster, self._max_workers)
-        if num_places != self._num_places:
-            logger.warning("places for workers: %d, before %d", num_places, self._num_places)
-            self._num_places, self._num_given_up = num_places, 0
-        wanted = max(1, num_places - self._num_given_up)
-        for actor in [actor for actor in self._actors if not actor.is_placed]:
-            if self.num_workers > wanted:
-                actor.kill()
-                self._actors.remove(actor)
-        while self.num_workers < wanted:
+        """Follow the cluster or the work. With `auto` a worker that has its place keeps it."""
+        num_wanted = self._count_wanted()
+        if num_wanted != self._num_wanted:
+            logger.info("workers wanted: %d, before %d", num_wanted, self._num_wanted)
+            self._num_wanted, self._num_given_up = num_wanted, 0
+        num_wanted = max(1, num_wanted - self._num_given_up)
+        keeps_placed = self._config.cluster.worker_range is None
+        spare = [a for a in self._actors if not (a.bundles or (a.is_placed and keeps_placed))]
+        spare.sort(key=lambda actor: (actor.info is not None, actor.is_placed))
+        for actor in spare[: max(0, self.num_workers - num_wanted)]:
+            actor.kill()
+            self._actors.remove(actor)
+        while self.num_workers < num_wanted:
             self._actors.append(self._start())
 
     def _find_room(self, bundle: Bundle) -> WorkerActor | None:
@@ -176,6 +177,9 @@ class WorkerPool:
         try:
             value = ray.get(ref)
         except DiffEditError as error:
+            if isinstance(error, ModelError) and actor.info is None and self.num_ready:
+                # Others could load it: something is wrong with this node, and not with the job.
+                return self._replace(actor, describe_death(error), False)
             # Ray wraps it together with a remote traceback, which helps nobody here.
             raise getattr(error, "cause", error) from None
         except Exception as error:
@@ -235,8 +239,7 @@ class WorkerPool:
         num_placed = sum(actor.is_placed for actor in self._actors)
         state = (
             f"{num_placed} are loading, {self.num_workers - num_placed} wait for a place."
-            f" Each asks for {cluster.gpus_per_worker:g} GPU and {cluster.cpus_per_worker:g} CPU;"
-            f" {describe_resources()}"
+            f" {describe_request(cluster)}"
         )
         if left_s <= 0:
             raise ClusterError(

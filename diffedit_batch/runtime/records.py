@@ -41,8 +41,9 @@ class RunState:
         num_truncated_rows: rows with a prompt the text encoder could not read to the end.
         counters: work done.
         seconds: by phase, summed over workers, and `total` on the clock.
-        workers: host, device and load time of each worker that became ready.
+        workers: host, device and seconds of the start of each worker that became ready.
         num_workers: workers that are ready now.
+        commits: of the hub models that were loaded, by section of the config.
         phase: what is generated before the edit and how far that is; empty while editing.
     """
 
@@ -57,6 +58,7 @@ class RunState:
     seconds: dict[str, float] = field(default_factory=dict)
     workers: list[dict[str, Any]] = field(default_factory=list)
     num_workers: int = 0
+    commits: dict[str, str] = field(default_factory=dict)
     phase: str = ""
 
     @property
@@ -140,6 +142,7 @@ def run_record(
         "seconds": {phase: round(seconds, 3) for phase, seconds in state.seconds.items()},
         "workers": state.workers,
         "model": {"id": model.id, "revision": model.revision},
+        "commits": state.commits,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("diffedit_batch", *_LIBRARIES)},

@@ -32,7 +32,7 @@ def ray_session(config: JobConfig) -> Iterator[None]:
         ClusterError: Ray cannot be reached or started, or this machine has too few GPUs.
     """
     cluster = config.cluster
-    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = ray_address(cluster)
     is_ours = not ray.is_initialized()
     if is_ours:
         _check_answers(address)
@@ -64,6 +64,11 @@ def ray_session(config: JobConfig) -> Iterator[None]:
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def ray_address(cluster: ClusterConfig) -> str:
+    """Of the cluster that is used; `local`: one that is started on this machine."""
+    return cluster.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def _check_answers(address: str) -> None:
@@ -129,25 +134,6 @@ def stop_on_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-def count_places(cluster: ClusterConfig, max_workers: int | None = None) -> int:
-    """Workers that are wanted on the cluster as it is now."""
-    num_places = cluster.workers or 1
-    if cluster.workers is None and cluster.gpus_per_worker:
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        num_places = sum(int(r.get("GPU", 0) / cluster.gpus_per_worker + 1e-6) for r in alive)
-    # One at the least: an autoscaler adds nodes only for those who wait.
-    return max(1, min(num_places, max_workers or num_places))
-
-
-def describe_resources() -> str:
-    """What the cluster has, and what of it nobody holds."""
-    there, free = (
-        f"{resources.get('GPU', 0):g} GPU and {resources.get('CPU', 0):g} CPU"
-        for resources in (ray.cluster_resources(), ray.available_resources())
-    )
-    return f"the cluster has {there}, free now {free}"
 
 
 def describe_death(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from diffedit_batch.data.images import read_picture
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError
 from diffedit_batch.runtime.wanted import TextRequest
-from diffedit_batch.runtime.worker import WorkerInfo
+from diffedit_batch.runtime.worker import WorkerInfo, prepare_device
 
 if TYPE_CHECKING:
     # The driver imports this module too and has no use for torch, which takes seconds to import.
@@ -62,7 +62,7 @@ class PromptsWorker:
             config = self._config
             self._writer = PromptWriter.load(config.prompts, config.device, config.seed)
 
-        return _load(load, self._config.device, self._num_threads)
+        return _load(load, self._config, self._num_threads)
 
     def generate(self, groups: Sequence[tuple[TextRequest, ...]]) -> TextResult:
         """Write prompts for concepts."""
@@ -107,7 +107,7 @@ class CaptionsWorker:
         def load() -> None:
             self._captioner = Captioner.load(self._config.captions, self._config.device)
 
-        return _load(load, self._config.device, self._num_threads)
+        return _load(load, self._config, self._num_threads)
 
     def generate(self, groups: Sequence[tuple[TextRequest, ...]]) -> TextResult:
         """Caption images; one that cannot be read fails as it would while editing."""
@@ -157,12 +157,8 @@ class CaptionsWorker:
             self._num_steps += 1
 
 
-def _load(load: Callable[[], None], device: str, num_threads: int | None) -> WorkerInfo:
-    import torch
-
+def _load(load: Callable[[], None], config: JobConfig, num_threads: int | None) -> WorkerInfo:
     started = time.perf_counter()
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
+    name = prepare_device(config, num_threads)
     load()
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     return WorkerInfo(socket.gethostname(), name, time.perf_counter() - started)

@@ -29,6 +29,11 @@ class Wanted:
     def __bool__(self) -> bool:
         return bool(self.prompts or self.captions)
 
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Of the config, with the models that generate them."""
+        return tuple(kind.name for kind in (PROMPTS, CAPTIONS) if getattr(self, kind.name))
+
     def add(self, row: ManifestRow) -> None:
         """Add what a row lacks."""
         for name, key in row.missing:

@@ -49,6 +49,7 @@ class WorkerInfo:
         batch_size: network evaluations in a full call.
         is_compiled: whether full calls are.
         attention: kernels that ran when the model was tried out.
+        start_seconds: of the start by phase: `imports`, `download`, `load`, `warm_up`, `compile`.
     """
 
     host: str
@@ -57,6 +58,7 @@ class WorkerInfo:
     batch_size: int = 0
     is_compiled: bool = False
     attention: tuple[str, ...] = ()
+    start_seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,12 @@ class Worker:
             ModelError: it cannot be loaded or used.
             StorageError: this worker does not see the output folder the driver sees.
         """
-        import torch
+        started = time.perf_counter()
 
         from diffedit_batch.engine.editor import DiffEditor
+        from diffedit_batch.models.loading import timed
 
+        seconds = {"imports": time.perf_counter() - started}
         started = time.perf_counter()
         if not self._storage.exists(PROBE):
             raise StorageError(
@@ -116,8 +120,7 @@ class Worker:
                 f" {self._config.output.uri}; output.uri must be on storage that all nodes share"
             )
         device = self._config.device
-        if self._num_threads is not None:
-            torch.set_num_threads(self._num_threads)
+        name = prepare_device(self._config, self._num_threads)
         self._editor = DiffEditor.load(
             self._config.model,
             device=device,
@@ -125,12 +128,12 @@ class Worker:
             vae_batch_size=self._config.engine.vae_batch_size,
             size_multiple=self._config.input.size_multiple,
         )
-        name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+        model = self._editor.components
+        seconds |= model.start_seconds
         if self._config.engine.compile != "off":
-            with shared_compiling(self._storage, name):
+            with timed(seconds, "compile"), shared_compiling(self._storage, name):
                 self._editor.compile(self._config.engine.compile)
         threading.Thread(target=self._drive, name="drive", daemon=True).start()
-        model = self._editor.components
         return WorkerInfo(
             socket.gethostname(),
             name,
@@ -138,6 +141,7 @@ class Worker:
             self._editor.batch_size,
             model.network.is_compiled,
             model.attention_kernels,
+            {phase: round(value, 3) for phase, value in seconds.items()},
         )
 
     def edit(self, groups: Sequence[Group]) -> BundleResult:
@@ -278,6 +282,25 @@ class Worker:
         with self._lock:
             self._num_steps += 1
             self._seconds[phase] += time.perf_counter() - started
+
+
+def prepare_device(config: JobConfig, num_threads: int | None) -> str:
+    """Name the device this process computes on, and keep to its share of it.
+
+    Args:
+        config: the job.
+        num_threads: CPU threads; None leaves torch's choice.
+    """
+    import torch
+
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    if config.device == "cpu":
+        return "cpu"
+    if config.cluster.gpus_per_worker < 1:
+        # Else the first worker on a GPU takes the memory of the others when it sizes its calls.
+        torch.cuda.set_per_process_memory_fraction(config.cluster.gpus_per_worker)
+    return torch.cuda.get_device_name()
 
 
 def _fail(bundle: _Bundle, error: BaseException) -> None:

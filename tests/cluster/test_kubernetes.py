@@ -45,7 +45,7 @@ def test_the_entrypoint_is_a_command_of_ours_with_keys_of_ours(spec: dict[str, A
     assert config.output.uri.startswith("s3://")
     [group] = spec["rayClusterSpec"]["workerGroupSpecs"]
     # Demand is what an autoscaler goes by: with fewer workers asked for, nodes would never come.
-    assert config.cluster.workers == group["maxReplicas"]
+    assert config.cluster.worker_range == (1, group["maxReplicas"])
 
 
 def test_both_schedules_run_the_same_job() -> None:

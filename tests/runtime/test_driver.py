@@ -10,6 +10,7 @@ from fake_worker import (
     FakeWorker,
     LosingWorker,
     NoModelWorker,
+    OneHasTheModelWorker,
     OneStartsWorker,
 )
 from jobs_on_disk import (
@@ -90,6 +91,9 @@ def test_a_job_runs_reruns_and_does_only_what_changed(
     assert record["effective_edit"]["mask_rule"] == "minmax"
     assert {"torch", "diffusers", "ray", "diffedit_batch"} <= record["versions"].keys()
     assert {"read", "edit", "write", "total"} <= record["seconds"].keys()
+    [started] = record["workers"]
+    assert list(started["start_seconds"]) == ["imports", "download", "load", "warm_up"]
+    assert started["load_seconds"] > 0
 
     before = tree_bytes(tmp_path)
     again = run_job(config)
@@ -337,10 +341,11 @@ def test_an_output_that_cannot_be_written_is_found_out_before_workers_start(
         run_job(config)
 
 
+@pytest.mark.parametrize("worker", [OneStartsWorker, OneHasTheModelWorker])
 def test_workers_that_cannot_start_do_not_stop_those_that_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: type
 ) -> None:
-    monkeypatch.setattr(driver, "Worker", OneStartsWorker)
+    monkeypatch.setattr(driver, "Worker", worker)
     rows = edits_of(write_pictures(tmp_path, 40))
     for row in rows:
         row["target_prompt"] = "slow"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fake_worker import FakeWorker
 from jobs_on_disk import edits_of, job, results, write_manifest, write_pictures
+from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import Cluster
 
 from diffedit_batch.config import JobConfig
@@ -40,8 +41,15 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def add_node(cluster: Cluster) -> Any:
-    return cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=OBJECT_STORE)
+def add_node(cluster: Cluster, **labels: str) -> Any:
+    return cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=OBJECT_STORE, labels=labels)
+
+
+def demand(cluster: Cluster) -> list[dict[str, float]]:
+    """What an autoscaler is told that actors wait for, one by one."""
+    kinds = get_cluster_status(cluster.gcs_address).resource_demands.ray_task_actor_demand
+    requests = [request for kind in kinds for request in kind.bundles_by_count]
+    return [request.bundle for request in requests for _ in range(request.count)]
 
 
 def drive(config: JobConfig, outcome: Any) -> None:
@@ -78,7 +86,7 @@ def nodes_job(folder: Path, cluster: Cluster, num_rows: int, **keys: Any) -> Job
         engine={"batch_size": 4},
         cluster={
             "address": cluster.address,
-            "workers": None,
+            "workers": "auto",
             "gpus_per_worker": 1.0,
             "threads_per_worker": None,
             **keys,
@@ -165,3 +173,38 @@ def test_when_all_nodes_are_gone_the_job_waits_for_another_and_then_no_longer(
     rows = results(tmp_path)
     assert len(rows) == len({row["id"] for row in rows}) == 40
     assert {row["run_id"] for row in committed} < {row["run_id"] for row in rows}
+
+
+def test_a_range_is_demanded_of_an_autoscaler_and_nothing_once_the_job_has_ended(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    keys: dict[str, Any] = {
+        "workers": "2..4",
+        "gpus_per_worker": 0.5,
+        "label_selector": {"type": "in(small, smaller)"},
+    }
+    # A cluster without GPUs: nobody brings nodes.
+    run = Driver(nodes_job(tmp_path, cluster, 40, **keys, start_timeout_s=3.0))
+    error = run.join()["error"]
+    assert (
+        "wait for a place. Each asks for 0.5 GPU and 0.1 CPU on a node with type: in(small,"
+        in error
+    )
+    assert "of which there are 0; the cluster has 0 GPU and 1 CPU" in error
+    assert demand(cluster) == []
+
+    run = Driver(nodes_job(tmp_path, cluster, 40, **keys))
+    run.wait_for(lambda: len(demand(cluster)) == 4)
+    assert {request["GPU"] for request in demand(cluster)} == {0.5}
+    add_node(cluster, type="large")
+    add_node(cluster, type="small")
+    run.wait_for(lambda: run.outcome.get("num_ready", 0) == 2)
+    run.wait_for(lambda: run.num_parts() >= 2)  # as soon as there is a worker
+    assert len(demand(cluster)) == 2, "the other node has place for two, but is of another type"
+    outcome = run.join()
+    assert "error" not in outcome
+    assert len(set(outcome["hosts"])) == 2
+    rows = results(tmp_path)
+    assert len(rows) == len({row["id"] for row in rows}) == 40
+    assert {row["attempts"] for row in rows} == {1}
+    assert demand(cluster) == []

@@ -128,3 +128,22 @@ def test_who_waits_for_a_place_says_so(
         start(job(tmp_path, Path("demo"), cluster=cluster))
     assert "Each asks for 0 GPU and 64 CPU; the cluster has 0 GPU and 2 CPU" in caplog.text
     assert "no worker is ready, the job stops in" in caplog.text
+
+
+def test_a_range_follows_the_work_that_is_left(tmp_path: Path) -> None:
+    workers = start(job(tmp_path, Path("demo"), cluster={"workers": "1..3"}))
+    assert workers.num_workers == 1, "before anything is known of the work"
+    workers.submit(bundle(f"wait for {tmp_path}/it is time"))
+    workers.num_bundles_left = 100
+    while workers.num_ready < 3:
+        assert workers.wait(1.0) == []
+        assert workers.num_workers <= 3
+    workers.submit(bundle("a"))
+    assert isinstance(next_events(workers)[0], Done)
+    workers.num_bundles_left = 1
+    while workers.num_workers > 1:
+        assert workers.wait(1.0) == []
+    (tmp_path / "it is time").touch()
+    assert isinstance(next_events(workers)[0], Done), "who has work is not the one to go"
+    assert len(workers.infos) == 3
+    workers.close()

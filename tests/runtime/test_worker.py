@@ -37,7 +37,10 @@ def worker(config: JobConfig) -> Worker:
     worker = Worker(config, num_threads=1)
     info = worker.load()
     assert info.device == "cpu"
-    assert info.load_seconds > 0
+    assert list(info.start_seconds) == ["imports", "download", "load", "warm_up", "compile"]
+    assert (
+        info.load_seconds >= sum(info.start_seconds.values()) - info.start_seconds["imports"] - 1e-2
+    )
     assert (info.batch_size, info.is_compiled) == (16, False), "compile: auto, on a CPU"
     assert info.attention == ("flash_attention_for_cpu",)
     return worker
