@@ -28,7 +28,7 @@ def main(config_path: Path, moments_path: Path) -> None:
     def watch(state: "RunState") -> None:
         if state.workers and "loaded" not in moments:
             moments["loaded"] = time.time()
-            moments["load_seconds"] = state.workers[0]["load_seconds"]
+            moments["load_seconds"] = state.workers[0].info.load_seconds
         if state.counts and "first_batch" not in moments:
             moments["first_batch"] = time.time()
 

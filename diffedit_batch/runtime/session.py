@@ -141,6 +141,14 @@ def count_places(cluster: ClusterConfig, max_workers: int | None = None) -> int:
     return max(1, min(num_places, max_workers or num_places))
 
 
+def logs_folder() -> str:
+    """Where Ray keeps the log files of this session, on every node; empty where it does not say,
+    as through Ray Client.
+    """
+    node = ray._private.worker.global_worker.node
+    return "" if node is None else str(node.get_logs_dir_path())
+
+
 def describe_resources() -> str:
     """What the cluster has, and what of it nobody holds."""
     there, free = (

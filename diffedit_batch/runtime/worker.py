@@ -7,6 +7,7 @@ calls may run at once and share network calls.
 
 import hashlib
 import logging
+import os
 import queue
 import socket
 import threading
@@ -49,6 +50,8 @@ class WorkerInfo:
         batch_size: network evaluations in a full call.
         is_compiled: whether full calls are.
         attention: kernels that ran when the model was tried out.
+        gpu_memory_bytes: of its GPU; 0 on a CPU.
+        pid: of its process; its log files end in it.
     """
 
     host: str
@@ -57,15 +60,25 @@ class WorkerInfo:
     batch_size: int = 0
     is_compiled: bool = False
     attention: tuple[str, ...] = ()
+    gpu_memory_bytes: int = 0
+    pid: int = field(default_factory=os.getpid)
+
+    @property
+    def name(self) -> str:
+        """What it is called where people look: `host:pid`."""
+        return f"{self.host}:{self.pid}"
 
 
 @dataclass(frozen=True)
 class BundleResult:
-    """Result columns of the rows of one `edit` call, and the work done since the last one ended."""
+    """Result columns of the rows of one `edit` call, the work done since the last one ended, and
+    the memory of the GPU that is in use.
+    """
 
     rows: list[dict[str, Any]]
     counters: Counters
     seconds: dict[str, float]
+    gpu_memory_used_bytes: int = 0
 
 
 @dataclass(eq=False)
@@ -138,6 +151,7 @@ class Worker:
             self._editor.batch_size,
             model.network.is_compiled,
             model.attention_kernels,
+            gpu_memory_bytes=_gpu_memory(device)[1],
         )
 
     def edit(self, groups: Sequence[Group]) -> BundleResult:
@@ -154,7 +168,7 @@ class Worker:
             counters = self._editor.counters
             new, self._reported = counters - self._reported, counters
             seconds, self._seconds = dict(self._seconds), defaultdict(float)
-        return BundleResult(bundle.rows, new, seconds)
+        return BundleResult(bundle.rows, new, seconds, _gpu_memory(self._config.device)[0])
 
     def progress(self) -> int:
         """Pictures read, network calls and pictures written so far."""
@@ -195,7 +209,10 @@ class Worker:
         try:
             while True:
                 if self._editor.num_active == 0:
-                    self._admit(*self._inbox.get())
+                    started = time.perf_counter()
+                    first = self._inbox.get()
+                    self._count_seconds("wait", started)
+                    self._admit(*first)
                 while not self._inbox.empty():
                     self._admit(*self._inbox.get())
                 started = time.perf_counter()
@@ -278,6 +295,16 @@ class Worker:
         with self._lock:
             self._num_steps += 1
             self._seconds[phase] += time.perf_counter() - started
+
+
+def _gpu_memory(device: str) -> tuple[int, int]:
+    """Bytes of the GPU that are in use, and all of them; 0 and 0 on a CPU."""
+    import torch
+
+    if device == "cpu":
+        return 0, 0
+    free, total = torch.cuda.mem_get_info()
+    return total - free, total
 
 
 def _fail(bundle: _Bundle, error: BaseException) -> None:

@@ -63,7 +63,7 @@ def test_a_bundle_comes_back_whole_with_its_pictures_written(
         assert row["background_psnr"] == pytest.approx(psnr)
     assert result.counters.vae_encodes == 3
     assert result.counters.vae_decodes == 6
-    assert set(result.seconds) == {"read", "edit", "write"}
+    assert set(result.seconds) == {"wait", "read", "edit", "write"}
     assert worker.progress() > 3 + 6, "pictures read, rows written, and network calls in between"
 
 
