@@ -256,17 +256,11 @@ class Worker:
                     "mask_file_name": mask,
                     "edited_sha256": hashlib.sha256(files[edited]).hexdigest(),
                     "mask_sha256": hashlib.sha256(files[mask]).hexdigest(),
-                    "mask_coverage": result.coverage,
-                    "map_mean": result.map_mean,
-                    "map_max": result.map_max,
-                    "map_contrast": result.map_contrast,
-                    "background_psnr": result.background_psnr,
-                    "num_truncated_prompts": result.num_truncated_prompts,
+                    **result.measured(),
                     "width": width,
                     "height": height,
                     "working_width": working_width,
                     "working_height": working_height,
-                    "seconds": result.seconds,
                 }
             ],
         )

@@ -1,5 +1,6 @@
 """The live view of a run on a terminal: how far it is, and what every worker delivers."""
 
+import heapq
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,17 +44,16 @@ def view_of(state: "RunState") -> RenderableType:
     if state.phase:
         return Text(f"{state.phase} ...", "dim")
     parts: list[RenderableType] = [_headline(state)]
-    workers = sorted(
-        (worker for worker in state.workers if worker.is_ready), key=lambda one: one.rows_per_s
-    )
+    workers = [worker for worker in state.workers if worker.is_ready]
+    slowest = heapq.nsmallest(_MAX_WORKERS, workers, key=lambda worker: worker.rows_per_s)
     if workers:
-        parts.append(_table_of(workers[:_MAX_WORKERS]))
+        parts.append(_table_of([worker for worker in workers if worker in slowest]))
     else:
         parts.append(Text("workers are starting: they load the model", "dim"))
     if len(workers) > _MAX_WORKERS:
-        parts.append(Text(f"and {len(workers) - _MAX_WORKERS} faster ones", "dim"))
+        parts.append(Text(f"and {len(workers) - _MAX_WORKERS} that are faster", "dim"))
     if state.lost_workers:
-        parts.append(Text(f"{len(state.lost_workers)} workers were lost", "yellow"))
+        parts.append(Text(f"workers lost: {len(state.lost_workers)}", "yellow"))
     return Group(*parts)
 
 

@@ -1,12 +1,13 @@
 """How a run stands, for people who wait for it and for programs that watch it."""
 
+import io
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, redirect_stdout
+from typing import IO, TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from diffedit_batch.runtime.records import RunState
@@ -23,18 +24,22 @@ def progress(*, is_quiet: bool = False, as_json: bool = False) -> Iterator[Show]
     """What `on_progress` of a run is to be: a live view on a terminal; elsewhere a line every ten
     seconds, of JSON if that is asked for; or nothing.
     """
-    if is_quiet:
-        yield lambda state: None
-    elif as_json:
+    # What Ray prints of lost workers must not come between the lines of a summary, nor of JSON.
+    if as_json:
         logger.setLevel(logging.INFO)
-        yield _every_ten_seconds(_log)
+        with redirect_stdout(cast(IO[str], _Logged())):
+            yield _nothing if is_quiet else _every_ten_seconds(_log)
+    elif is_quiet:
+        with redirect_stdout(sys.stderr):
+            yield _nothing
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         from diffedit_batch.terminal.live import live_view
 
         with live_view() as show:
             yield show
     else:
-        yield _every_ten_seconds(lambda state: print(line_of(state), file=sys.stderr, flush=True))
+        with redirect_stdout(sys.stderr):
+            yield _every_ten_seconds(lambda state: print(line_of(state), flush=True))
 
 
 def line_of(state: "RunState") -> str:
@@ -77,6 +82,20 @@ def _every_ten_seconds(show: Show) -> Show:
             show(state)
 
     return show_at_times
+
+
+def _nothing(state: "RunState") -> None:
+    pass
+
+
+class _Logged(io.TextIOBase):
+    """A stdout whose text becomes log records."""
+
+    def write(self, text: str) -> int:
+        """Log a text, unless it is a mere line end."""
+        if text.strip():
+            logger.warning("%s", text.strip())
+        return len(text)
 
 
 def _log(state: "RunState") -> None:

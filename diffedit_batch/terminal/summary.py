@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from diffedit_batch.runtime.plan import Plan
     from diffedit_batch.runtime.records import RunState
 
+_MAX_NAMES = 8
+
 
 def verdicts(counted: "RunState | Plan") -> str:
     """What becomes of the rows of a manifest, in one line."""
@@ -93,12 +95,11 @@ def json_of(state: "RunState | None", exit_code: int, error: str) -> str:
 
 def _troubles_of(state: "RunState") -> list[str]:
     """Which workers were lost, and where to read why."""
+    names = [name or "one while it started" for name, _ in state.lost_workers]
     lines = []
-    if state.lost_workers:
-        name, cause = state.lost_workers[-1]
-        lines.append(
-            f"workers lost: {len(state.lost_workers)}, the last {name or 'while starting'}: {cause}"
-        )
-    if state.logs and (lines or state.failures):
-        lines.append(f"log files of the workers, on the host of each: {state.logs}/worker-*-PID.*")
+    if names:
+        more = ["..."] if len(names) > _MAX_NAMES else []
+        lines.append(f"workers lost: {len(names)} ({', '.join(names[:_MAX_NAMES] + more)})")
+    if state.logs and (names or state.failures):
+        lines.append(f"log files of the workers, on their hosts: {state.logs}/worker-*-PID.*")
     return lines
