@@ -147,9 +147,7 @@ class DiffEditBatch:
 def _check_columns(batch: Batch) -> None:
     problems = [f"column {name!r} is missing" for name in _REQUIRED if name not in batch]
     problems += [
-        f"column {name!r} is added here; rename or drop yours"
-        for name in _ADDED
-        if name in batch
+        f"column {name!r} is added here; rename or drop yours" for name in _ADDED if name in batch
     ]
     if problems:
         raise ManifestError(f"a batch with the columns {', '.join(batch)}", problems)

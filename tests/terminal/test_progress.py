@@ -93,9 +93,7 @@ def test_elsewhere_a_line_every_ten_seconds(
     assert (out, foreign) == ("", "(raylet) a worker died"), "stdout is for the summary"
 
 
-def test_quiet_is_quiet(
-    clock: Callable[[float], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_quiet_is_quiet(clock: Callable[[float], None], capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress(is_quiet=True) as show:
         clock(60)
         show(state_of())
