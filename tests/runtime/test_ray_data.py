@@ -159,12 +159,11 @@ import sys
 import ray
 from diffedit_batch import DiffEditBatch, EditConfig, ModelConfig
 
-model, source, target = sys.argv[1:]
+model, source, target, images = sys.argv[1:]
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
          object_store_memory=150 * 2**20)
 ray.data.DataContext.get_current().enable_progress_bars = False
-edited = ray.data.read_parquet(source).map_batches(
-    DiffEditBatch,
+step = dict(
     fn_constructor_kwargs={
         "model": ModelConfig(id=model),
         "edit": EditConfig(num_inference_steps=5, num_maps_per_mask=2),
@@ -173,7 +172,13 @@ edited = ray.data.read_parquet(source).map_batches(
     compute=ray.data.ActorPoolStrategy(size=1),
     batch_size=3,
 )
-edited.write_parquet(target)
+ray.data.read_parquet(source).map_batches(DiffEditBatch, **step).write_parquet(target)
+
+def ask(row):
+    return {**row, "source_prompt": "a star", "target_prompt": "a circle"}
+
+pictures = ray.data.read_images(images, mode="RGB").map(ask).map_batches(DiffEditBatch, **step)
+print(*sorted(f"{row['status']} {len(row['image'])}" for row in pictures.take_all()), sep=", ")
 """
 
 
@@ -188,7 +193,9 @@ def test_a_pipeline_goes_on_past_rows_that_fail(tmp_path: Path, tiny_model: Path
         for number, image in enumerate(images)
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    arguments = [str(tiny_model), str(tmp_path / "rows.parquet"), str(tmp_path / "edited")]
+    Image.fromarray(pixels(shape=(48, 64, 3))).save(tmp_path / "images" / "lower.png")
+    places = (tmp_path / name for name in ("rows.parquet", "edited", "images"))
+    arguments = [str(tiny_model), *map(str, places)]
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", PIPELINE, *arguments],
         capture_output=True,
@@ -196,6 +203,8 @@ def test_a_pipeline_goes_on_past_rows_that_fail(tmp_path: Path, tiny_model: Path
         env=os.environ | {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    expected = ", ".join(["edited 48", *["edited 64"] * 5])
+    assert done.stdout.splitlines()[-1] == expected, "arrays of two sizes"
     tables = [pq.ParquetFile(path).read() for path in (tmp_path / "edited").glob("*.parquet")]
     assert len({str(table.schema.remove_metadata()) for table in tables}) == 1
     table = pa.concat_tables(tables)
