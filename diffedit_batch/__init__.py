@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from diffedit_batch.engine.editor import DiffEditor
     from diffedit_batch.engine.requests import EditResult, ImageEdits
     from diffedit_batch.runtime.driver import run_job
+    from diffedit_batch.runtime.ray_data import DiffEditBatch
     from diffedit_batch.schema import EditRequest
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "DiffEditBatch": "diffedit_batch.runtime.ray_data",
     "DiffEditor": "diffedit_batch.engine.editor",
     "EditConfig": "diffedit_batch.config",
     "EditRequest": "diffedit_batch.schema",
@@ -29,6 +31,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DiffEditBatch",
     "DiffEditor",
     "EditConfig",
     "EditRequest",

@@ -7,22 +7,19 @@ held by another run, 75 interrupted on request (resumable).
 
 import argparse
 import json
-import logging
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffedit_batch import __version__
 from diffedit_batch.config import JobConfig, load_config
 from diffedit_batch.errors import DiffEditError, InterruptedRunError, OutputHeldError
-from diffedit_batch.flags import add_selection, selection_of
+from diffedit_batch.flags import add_output, add_selection, selection_of
+from diffedit_batch.terminal import logs
 
 if TYPE_CHECKING:
-    from diffedit_batch.runtime.plan import Plan
     from diffedit_batch.runtime.records import RunState
     from diffedit_batch.runtime.selection import Selection
 
@@ -30,22 +27,37 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logs.set_up(as_json=arguments.log_json)
     command: Callable[[argparse.Namespace], int] = arguments.command
-    return exit_code_of(lambda: command(arguments))
+    said: list[str] = []
+
+    def tell(message: str, exit_code: int) -> None:
+        said.append(message)
+        (logs.log_error if arguments.log_json else _print_error)(message, exit_code)
+
+    exit_code = exit_code_of(lambda: command(arguments), tell)
+    if arguments.json_summary:
+        from diffedit_batch.terminal.summary import json_of
+
+        print(json_of(arguments.state, exit_code, "".join(said)))
+    return exit_code
 
 
-def exit_code_of(command: Callable[[], int]) -> int:
-    """What a command returns, or the exit code of the error it ends with, printed in one
-    message.
-    """
+def _print_error(message: str, exit_code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def exit_code_of(
+    command: Callable[[], int], tell: Callable[[str, int], None] = _print_error
+) -> int:
+    """What a command returns, or the exit code of the error it ends with, told in one message."""
     try:
         return command()
     except DiffEditError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell("\n".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        tell("interrupted; the same command continues", InterruptedRunError.exit_code)
         return InterruptedRunError.exit_code
 
 
@@ -58,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         " 75 the same command continues.",
     )
     parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(quiet=False, json_summary=False, log_json=False, state=None)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
@@ -85,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
             help="override a key, e.g. --set edit.guidance_scale=5 (repeatable)",
         )
         add_selection(sub, can_prune=sub is not prepare)
+    for sub in (run, prepare):
+        add_output(sub)
     run.add_argument(
         "--if-locked",
         choices=("fail", "skip"),
@@ -112,23 +127,34 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.settings)
     try:
-        _execute(config, selection_of(arguments))
+        _execute(config, selection_of(arguments), arguments)
     except OutputHeldError as error:
         if arguments.if_locked == "fail":
             raise
-        print(f"skipped: {error}")
+        if not arguments.quiet:
+            print(f"skipped: {error}", file=sys.stderr if arguments.json_summary else sys.stdout)
     return 0
+
+
+def _execute(config: JobConfig, selection: "Selection", how: argparse.Namespace) -> None:
+    from diffedit_batch.runtime.driver import run_job
+    from diffedit_batch.terminal.summary import summary_of
+
+    state = _watched(run_job, config, selection, how)
+    if not how.quiet and not how.json_summary:
+        print(summary_of(state, config.output.uri))
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
     from diffedit_batch.runtime.driver import prepare_job
+    from diffedit_batch.terminal.summary import failures_of, generated_of
 
     config = load_config(arguments.config, arguments.settings)
-    with _progress() as show:
-        state = prepare_job(config, selection=selection_of(arguments), on_progress=show)
-    _print_generated(state)
-    for kind, number in state.failures.most_common():
-        print(f"  failed at {kind}: {number}")
+    state = _watched(prepare_job, config, selection_of(arguments), arguments)
+    if arguments.quiet or arguments.json_summary:
+        return 0
+    for line in generated_of(state) + failures_of(state):
+        print(line)
     print(f"prompts:  {config.output.uri}/prompts.parquet, one row per concept")
     print(f"captions: {config.output.uri}/captions.parquet, one row per image")
     print(
@@ -138,125 +164,37 @@ def _prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_generated(state: "RunState") -> None:
-    counters = state.counters
-    if counters.prompt_generations or counters.captions:
-        print(
-            f"generated: prompts for {counters.prompt_generations} concepts,"
-            f" captions of {counters.captions} images"
-        )
+def _watched(
+    job: "Callable[..., RunState]",
+    config: JobConfig,
+    selection: "Selection",
+    how: argparse.Namespace,
+) -> "RunState":
+    """Run a job and show its progress, `how.state` being the last there was of it.
 
-
-def _execute(config: JobConfig, selection: "Selection") -> None:
-    from diffedit_batch.runtime.driver import run_job
-
-    with _progress() as show:
-        state = run_job(config, selection=selection, on_progress=show)
-    print(_verdicts(state))
-    if not state.counts:
-        print(f"nothing to do: all {state.num_rows} rows are done in {config.output.uri}")
-        if state.num_failed_before:
-            print(f"  {state.num_failed_before} of them failed (see --retry-failed)")
-        return
-    counts, counters = state.counts, state.counters
-    print(
-        f"results of this run: {counts['edited']} edited, {counts['unchanged']} unchanged,"
-        f" {counts['failed']} failed"
-    )
-    for kind, number in state.failures.most_common():
-        print(f"  failed at {kind}: {number}")
-    _print_generated(state)
-    if state.num_truncated_rows:
-        print(f"  {state.num_truncated_rows} rows have a prompt cut at the text encoder's limit")
-    print(
-        f"{state.seconds['total']:.1f} s; {counters.unet_evals} network evaluations in"
-        f" {counters.unet_calls} calls, {counters.inversions} inversions,"
-        f" {counters.vae_encodes} images encoded"
-    )
-    print(f"results: {config.output.uri}/results  record: runs/{state.run_id}.json")
-
-
-def _verdicts(counted: "RunState | Plan") -> str:
-    """What becomes of the rows of a manifest."""
-    from diffedit_batch.runtime.selection import VERDICTS
-
-    numbers = ", ".join(f"{counted.selected[verdict]} {verdict}" for verdict in VERDICTS)
-    return f"{counted.num_rows} rows: {numbers}"
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[["RunState"], None]]:
-    """What shows the progress of a job, whose driver stops in an orderly way while workers run;
-    before and after that, signals are like Ctrl-C.
+    The driver stops in an orderly way while workers run; before and after that, signals are like
+    Ctrl-C.
     """
+    from diffedit_batch.terminal.progress import progress
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGUSR1, signal.default_int_handler)
-    progress = _Progress()
-    try:
-        yield progress.show
-    finally:
-        progress.close()
+    with progress(is_quiet=how.quiet, as_json=how.log_json) as show:
 
+        def watch(state: "RunState") -> None:
+            how.state = state
+            show(state)
 
-class _Progress:
-    """A line that is rewritten on a terminal, and a line every ten seconds elsewhere."""
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-        self._started = self._shown = time.monotonic()
-
-    def show(self, state: "RunState") -> None:
-        now = time.monotonic()
-        if not self._is_terminal and now - self._shown < 10:
-            return
-        self._shown = now
-        num_here = state.counts.total()
-        if not state.num_workers and not num_here:
-            self._started = now  # what a model takes to load says nothing about the rows
-        elapsed = max(now - self._started, 1e-9)
-        left = state.num_rows - state.num_done
-        eta = f", {left * elapsed / num_here:.0f} s left" if num_here else ""
-        workers = f"workers: {state.num_workers}" if state.num_workers else "workers are starting"
-        line = state.phase or (
-            f"{state.num_done}/{state.num_rows} rows, {num_here / elapsed:.2f} rows/s,"
-            f" {state.counts['failed']} failed, {workers}{eta}"
-        )
-        end = "" if self._is_terminal else "\n"
-        print(
-            f"\r\033[K{line}" if self._is_terminal else line, end=end, file=sys.stderr, flush=True
-        )
-
-    def close(self) -> None:
-        if self._is_terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        return job(config, selection=selection, on_progress=watch)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
     from diffedit_batch.runtime.plan import as_json, plan_job
+    from diffedit_batch.terminal.summary import plan_summary_of
 
     config = load_config(arguments.config, arguments.settings)
     plan = plan_job(config, selection=selection_of(arguments))
-    if arguments.json:
-        print(as_json(plan))
-        return 0
-    print(_verdicts(plan))
-    print(
-        f"to edit: {plan.num_to_edit} ({plan.num_images} images); {plan.num_refused} would fail at"
-        " once"
-    )
-    for kind, number in plan.refusals.most_common():
-        print(f"  {kind}: {number}, e.g. {plan.examples[kind]}")
-    if plan.num_concepts or plan.num_captions:
-        print(
-            f"to generate first: prompts for {plan.num_concepts} concepts, captions of"
-            f" {plan.num_captions} images"
-        )
-    print(f"{plan.unet_evals} network evaluations")
-    hours = plan.worker_hours()
-    if hours is None:
-        print("time: unknown until a first run, e.g. with --limit 32")
-    else:
-        print(f"time: about {hours:.2f} worker-hours at the speed of the last run")
+    print(as_json(plan) if arguments.json else plan_summary_of(plan))
     return 0
 
 
@@ -300,7 +238,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     folder: Path = arguments.folder
     config = demo_job(write_demo_manifest(folder), folder / "output")
-    _execute(config, UNDONE)
+    _execute(config, UNDONE, arguments)
     sheet = write_contact_sheet(config.output.uri, folder, folder / "contact-sheet.png")
     print(f"picture: {sheet}")
     return 0

@@ -1,4 +1,4 @@
-"""The flags of the command line that say which rows a run does."""
+"""Flags of the command line: which rows a run does, and what it says meanwhile."""
 
 import argparse
 import re
@@ -44,6 +44,24 @@ def add_selection(parser: argparse.ArgumentParser, *, can_prune: bool) -> None:
         )
     else:
         parser.set_defaults(prune=False)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is printed."""
+    parser.add_argument(
+        "--quiet", action="store_true", help="print warnings and errors, and nothing else"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        dest="json_summary",
+        help="print the summary as JSON, however the run ends",
+    )
+    parser.add_argument(
+        "--log-json",
+        action="store_true",
+        help="progress, warnings and errors as JSON on stderr, one object a line",
+    )
 
 
 def selection_of(arguments: argparse.Namespace) -> "Selection":

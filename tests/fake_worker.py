@@ -6,6 +6,7 @@ import resource
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,16 @@ class PaintingWorker(FakeWorker):
                     storage.write(name, b"a picture")
                 row |= {"edited_file_name": edited, "mask_file_name": mask}
         return result
+
+
+class RoomyWorker(FakeWorker):
+    """Says that it has a GPU of 8 GiB, of which 3 are in use."""
+
+    def load(self) -> WorkerInfo:
+        return replace(super().load(), gpu_memory_bytes=8 * 2**30)
+
+    def edit(self, groups: Sequence[Group]) -> BundleResult:
+        return replace(super().edit(groups), gpu_memory_used_bytes=3 * 2**30)
 
 
 class BrokenWorker(FakeWorker):

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import outputs_on_disk
 import pytest
@@ -12,6 +13,8 @@ from jobs_on_disk import edits_of, job, write_manifest, write_pictures
 import diffedit_batch
 from diffedit_batch import cli
 from diffedit_batch.config import load_config
+from diffedit_batch.data.lease import hold_lease
+from diffedit_batch.data.storage import Storage
 from diffedit_batch.runtime import driver
 
 ROOT = Path(diffedit_batch.__file__).parents[1]
@@ -246,6 +249,95 @@ def test_a_job_from_the_command_line(
     assert cli.main(["run", str(config)]) == 3
     assert "2 of 6 rows failed, more than output.max_failed_fraction 0.1" in capsys.readouterr().err
     assert cli.main(["run", str(config), "--set", "output.max_failed_fraction=0.5"]) == 0
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_a_summary_names_lost_workers_and_where_their_logs_are(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(driver, "Worker", FakeWorker)
+    rows = edits_of(["000.png", "001.png"])
+    rows[1]["target_prompt"] = "die"
+    write_manifest(tmp_path, rows)
+    assert cli.main(["run", str(config), "--set", "output.max_failed_fraction=0.5"]) == 0
+    out, err = capsys.readouterr()
+    [path] = (tmp_path / "output" / "runs").glob("*.json")
+    record = json.loads(path.read_text())
+    names = [lost["worker"] for lost in record["lost_workers"]]
+    assert len(names) >= 3
+    assert f"workers lost: {len(names)} ({', '.join(names)})" in out
+    assert f"log files of the workers, on their hosts: {record['logs']}/worker-*-PID.*" in out
+    assert f"worker {names[0]} died: " in err
+    assert "worker process has died" in record["lost_workers"][0]["cause"]
+    for worker in record["workers"]:
+        assert list(Path("/").glob(worker["log_files"][1:])), "of the lost ones too"
+
+    assert cli.main(["run", str(config), "--set", "output.max_failed_fraction=0.4"]) == 3
+    assert "log files" not in capsys.readouterr().err, "Ray was not started"
+    settings = ["--set", "output.max_failed_fraction=0.4", "--retry-failed"]
+    assert cli.main(["run", str(config), *settings]) == 3
+    assert f"log files of the workers: {record['logs']}" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_the_summary_as_json_however_a_run_ends(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(driver, "Worker", FakeWorker)
+    command = ["run", str(config), "--json"]
+
+    def summary(*more: str) -> dict[str, Any]:
+        exit_code = cli.main([*command, *more])
+        document: dict[str, Any] = json.loads(capfd.readouterr().out)
+        assert document["exit_code"] == exit_code
+        return document
+
+    document = summary()
+    assert document["exit_code"] == 0
+    assert document["counts"] == {"edited": 0, "unchanged": 6, "failed": 0}
+    [worker] = document["workers"]
+    assert worker["counts"] == {"unchanged": 6}
+    [path] = (tmp_path / "output" / "runs").glob("*.json")
+    record = json.loads(path.read_text())
+    assert document.keys() - record.keys() == {"exit_code", "error"}
+    assert document["run_id"] == record["run_id"]
+
+    document = summary()
+    assert (document["selected"]["unchanged"], document["workers"]) == (6, [])
+    document = summary("--set", "edit.guidance_scal=5")
+    assert set(document) == {"exit_code", "error"}
+    assert document["exit_code"] == 2
+    assert "unknown key" in document["error"]
+    (tmp_path / "000.png").unlink()
+    document = summary("--log-json")
+    assert (document["exit_code"], document["counts"]["failed"]) == (3, 2)
+    assert "2 of 6 rows failed" in document["error"]
+    with hold_lease(Storage(str(tmp_path / "output")), "first"):
+        assert summary("--if-locked=skip", "--force")["exit_code"] == 0
+        assert summary("--force")["exit_code"] == 6
+
+    assert cli.main(["run", str(config), "--quiet", "--set=output.max_failed_fraction=1"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert cli.main(["run", str(config), "--quiet", "--set=model.id=./nowhere"]) == 2
+    assert "no such folder" in capfd.readouterr().err
+
+
+def test_errors_as_json(config: Path) -> None:
+    flags = ["--log-json", "--set=model.id=./nowhere"]
+    command = [sys.executable, "-m", "diffedit_batch.cli", "run", str(config), *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    error = json.loads(done.stderr)
+    assert (error["level"], error["exit_code"]) == ("ERROR", 2)
+    assert "no such folder" in error["message"]
 
 
 def test_the_plan_counts_what_the_job_then_does(

@@ -1,7 +1,14 @@
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fake_worker import RoomyWorker
+from jobs_on_disk import edits_of, job, write_manifest, write_pictures
+
+import diffedit_batch
+from diffedit_batch.runtime import driver
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -26,6 +33,27 @@ def test_promises_are_found() -> None:
 def test_what_proves_a_promise_is_there(file: str, name: str) -> None:
     text = (ROOT / "tests" / file).read_text("utf-8")
     assert f"def {name or 'test_'}" in text
+
+
+@pytest.mark.ray
+def test_the_callback_for_weights_and_biases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_here: None
+) -> None:
+    """The snippet as it stands, with a recorder in place of wandb."""
+    [snippet] = re.findall(r"```python\n(import wandb.*?)```", README, re.DOTALL)
+    write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 6)))
+    config = job(tmp_path, Path("demo"), engine={"batch_size": 2})
+    logged: list[dict[str, float]] = []
+    run = SimpleNamespace(log=logged.append)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: run))
+    monkeypatch.setattr(diffedit_batch, "load_config", lambda path: config, raising=False)
+    monkeypatch.setattr(driver, "Worker", RoomyWorker)
+    exec(snippet, {})
+    first, *_, last = logged
+    assert first["rows"] == 0
+    assert (last["rows"], last["left"], last["failed"]) == (6, 0, 0)
+    assert last["GPU GiB"] == 3.0
+    assert {type(value) for value in last.values()} <= {int, float}
 
 
 def test_every_file_is_named() -> None:

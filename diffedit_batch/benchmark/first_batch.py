@@ -28,7 +28,7 @@ def main(config_path: Path, moments_path: Path) -> None:
     def watch(state: "RunState") -> None:
         if state.workers and "loaded" not in moments:
             moments["loaded"] = time.time()
-            phases = state.workers[0]["start_seconds"]
+            phases = state.workers[0].info.start_seconds
             moments.update({f"worker {phase}": seconds for phase, seconds in phases.items()})
         if state.counts and "first_batch" not in moments:
             moments["first_batch"] = time.time()

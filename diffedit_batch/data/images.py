@@ -8,6 +8,7 @@ becomes white; metadata is not kept.
 import functools
 import io
 import warnings
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,8 +38,7 @@ def read_picture(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[n
     Raises:
         RowError: stage `load`; it is missing, too large, or no readable image.
     """
-    image = _decode(_read_bytes(ref, max_bytes), max_pixels)
-    return np.array(_to_rgb(_upright(image)))
+    return decode_picture(_read_bytes(ref, max_bytes), max_pixels)
 
 
 def read_mask(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[np.bool_]:
@@ -47,8 +47,35 @@ def read_mask(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[np.b
     Raises:
         RowError: as `read_picture`.
     """
-    image = _upright(_decode(_read_bytes(ref, max_bytes), max_pixels))
-    return np.asarray(np.array(_to_rgb(image, "black")).mean(axis=2) > 127.5)
+    return decode_mask(_read_bytes(ref, max_bytes), max_pixels)
+
+
+def decode_picture(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """The picture in the bytes of a file, as `read_picture`."""
+    return np.array(_to_rgb(_upright(_decode(data, max_pixels))))
+
+
+def decode_mask(data: bytes, max_pixels: int) -> NDArray[np.bool_]:
+    """The mask in the bytes of a file, as `read_mask`."""
+    return _bright(_upright(_decode(data, max_pixels)))
+
+
+def picture_of(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey, RGB or RGBA pixels, uint8 (H, W) or (H, W, 1 | 3 | 4), as uint8 (H, W, 3).
+
+    Raises:
+        RowError: stage `load`; the array is of another type or shape.
+    """
+    return np.array(_to_rgb(_image_of(pixels)))
+
+
+def mask_of(pixels: NDArray[Any]) -> NDArray[np.bool_]:
+    """A mask given as pixels like a picture, or as bool (H, W), as `read_mask`. Errors as of
+    `picture_of`.
+    """
+    if pixels.dtype == np.bool_:
+        pixels = pixels * np.uint8(255)
+    return _bright(_image_of(pixels))
 
 
 def encode_png(picture: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
@@ -115,6 +142,23 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # whatever Pillow's parser meets in bytes from anywhere
         return image
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _image_of(pixels: NDArray[Any]) -> Image.Image:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    is_known = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if pixels.dtype != np.uint8 or not is_known or not pixels.size:
+        raise RowError(
+            "load",
+            "ImageUnreadable",
+            f"an array of {pixels.dtype} {pixels.shape}; expected uint8 (H, W) or (H, W, 1|3|4)",
+        )
+    return Image.fromarray(pixels)
+
+
+def _bright(image: Image.Image) -> NDArray[np.bool_]:
+    return np.asarray(np.array(_to_rgb(image, "black")).mean(axis=2) > 127.5)
 
 
 def _to_rgb(image: Image.Image, ground: str = "white") -> Image.Image:

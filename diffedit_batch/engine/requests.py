@@ -106,6 +106,18 @@ class EditResult:
         """PSNR in dB of the pixels outside the mask, at most 100, or None where there are none."""
         return background_psnr(self.image, self.original, self.mask)
 
+    def measured(self) -> dict[str, float | None]:
+        """Result columns that say how an edit came out; None where there is nothing to measure."""
+        return {
+            "mask_coverage": self.coverage,
+            "map_mean": self.map_mean,
+            "map_max": self.map_max,
+            "map_contrast": self.map_contrast,
+            "background_psnr": self.background_psnr,
+            "num_truncated_prompts": self.num_truncated_prompts,
+            "seconds": self.seconds,
+        }
+
     @cached_property
     def weights(self) -> Tensor:
         """The mask with its soft edge, (H, W) in 0..1, original size."""

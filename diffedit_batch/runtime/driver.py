@@ -24,6 +24,7 @@ from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.errors import (
+    DiffEditError,
     InterruptedRunError,
     LeaseLostError,
     RowError,
@@ -58,7 +59,7 @@ def run_job(
     Args:
         config: the job.
         selection: which rows are done beside those that have no result yet.
-        on_progress: called whenever rows came back, and about once a second.
+        on_progress: called whenever a phase begins or rows came back, and about once a second.
 
     Raises:
         DiffEditError: the job did not start, or did not finish; `exit_code` says which.
@@ -99,6 +100,7 @@ class _Run:
         self._in_flight: dict[str, ManifestRow] = {}
 
     def prepare(self) -> RunState:
+        self._begin("reading the manifest")
         self._open()  # what cannot be used must leave no trace
         with self._hold():
             self._open()  # somebody may have written meanwhile
@@ -112,6 +114,7 @@ class _Run:
         return self._state
 
     def execute(self) -> RunState:
+        self._begin("reading the manifest")
         epoch = free_epoch(self._storage)
         wanted, rows = self._look()
         is_done = not wanted and rows is None and not self._survey.selector.num_to_prune()
@@ -133,6 +136,7 @@ class _Run:
             first = None if wanted else next(todo, None)
             if wanted or first is not None:
                 self._work(wanted, chain([first] if first else [], todo))
+            self._begin("checking and merging the results")
             self._results.commit()
             num_to_prune = self._survey.selector.num_to_prune()
             if not state.counts and not num_to_prune and self._storage.exists("_SUCCESS"):
@@ -165,6 +169,10 @@ class _Run:
                 self._storage.write(f"runs/{state.run_id}.json", text)
         return state
 
+    def _begin(self, phase: str) -> None:
+        self._state.phase = phase
+        self._on_progress(self._state)
+
     @contextmanager
     def _hold(self) -> Iterator[None]:
         """The output, held by this run alone."""
@@ -188,6 +196,7 @@ class _Run:
         state.selected.clear()
         state.num_failed_before = 0
         state.num_rows = self._survey.selector.num_rows
+        state.num_committed = self._survey.selector.num_committed
 
     def _look(self) -> tuple[Wanted, Iterator[ManifestRow] | None]:
         """Which texts are wanted, and the rows without a result; None where there is no such row.
@@ -228,15 +237,26 @@ class _Run:
         can be told from here; the event is set on a request to stop.
         """
         from diffedit_batch.models.hub import pin
-        from diffedit_batch.runtime.session import ray_address, ray_session, stop_on_signal
+        from diffedit_batch.runtime.session import (
+            logs_folder,
+            ray_address,
+            ray_session,
+            stop_on_signal,
+        )
 
+        self._begin("starting Ray")
         # What cannot be written or loaded must not cost a cluster's start to be found out.
         self._storage.write(PROBE, b"")
         try:
             is_here = ray_address(self._config.cluster) == "local"
             self._pinned, self._state.commits = pin(self._config, models, is_here=is_here)
             with ray_session(self._config), stop_on_signal() as stop:
+                self._state.logs = logs_folder()
                 yield stop
+        except DiffEditError as error:
+            if self._state.logs and not isinstance(error, InterruptedRunError):
+                error.add_note(f"log files of the workers: {self._state.logs}, on every node")
+            raise
         finally:
             if not self._lease.is_lost:  # else it is another run's by now
                 self._storage.remove([PROBE])
@@ -249,7 +269,7 @@ class _Run:
             first = next(rows, None)
             if first is not None:
                 self._edit(chain([first], rows), stop)
-        left = self._state.num_rows - self._state.num_done
+        left = self._state.num_left
         if stop.is_set() and left:
             force = self._selection.force
             how = "the same command" if force is None else f"the same command with --force={force}"
@@ -261,43 +281,43 @@ class _Run:
         started = time.perf_counter()
 
         def show(name: str, num_done: int, num_wanted: int) -> None:
-            self._state.phase = f"{name}: {num_done}/{num_wanted}"
-            self._on_progress(self._state)
+            self._begin(f"{name}: {num_done}/{num_wanted}")
 
         self._state.counters += generate(self._pinned, wanted, self._survey.generated, stop, show)
-        self._state.phase = ""
         self._state.seconds["generate"] = time.perf_counter() - started
 
     def _edit(self, rows: Iterator[ManifestRow], stop: threading.Event) -> None:
         from diffedit_batch.runtime.fan_out import fan_out
+        from diffedit_batch.runtime.metrics import RunMetrics
         from diffedit_batch.runtime.places import count_wanted
         from diffedit_batch.runtime.pool import WorkerPool
 
-        num_rows = self._survey.selector.num_expected
+        num_rows = self._state.num_left
         num_bundles = math.ceil(num_rows / self._config.bundle_rows)
         num_workers = count_wanted(self._config.cluster, num_bundles)
         config = self._pinned.with_compile_decided(num_rows, num_workers)
         pool = WorkerPool(config, Worker, "edit")
         requests = ((row.group, row.request) for row in rows)
         backlog = Backlog(requests, self._config.bundle_rows, pool.num_workers)
+        metrics = RunMetrics(self._state.run_id)
 
         def show() -> None:
-            self._state.workers = [vars(info) for info in pool.infos]
-            self._state.num_workers = pool.num_ready
+            self._state.see(pool.infos, pool.ready, pool.lost)
+            metrics.show(self._state)
             self._check_failures(final=False)
             self._on_progress(self._state)
 
+        self._begin("")
         try:
             fan_out(backlog, pool, stop, take=self._take, give_up=self._give_up, on_wait=show)
         finally:
+            self._state.see(pool.infos, pool.ready, pool.lost)
             pool.close()
 
     def _take(self, event: "Done") -> None:
         result = event.result
         rows = [(self._in_flight.pop(columns["id"]), columns) for columns in result.rows]
-        self._state.counters += result.counters
-        for phase, seconds in result.seconds.items():
-            self._state.seconds[phase] = self._state.seconds.get(phase, 0.0) + seconds
+        self._state.deliver(event.worker, result)
         if rows:
             causes = event.bundle.causes
             self._results.add(rows, attempts=len(causes) + 1, attempt_errors=causes)

@@ -25,10 +25,11 @@ _WARN_EVERY_S = 30.0
 
 @dataclass(frozen=True)
 class Done:
-    """A bundle that came back, and what the worker made of it."""
+    """A bundle that came back, what was made of it, and by which worker."""
 
     bundle: Bundle
     result: Any
+    worker: WorkerInfo
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class WorkerPool:
 
     Attributes:
         num_bundles_left: bundles that wait or are handed out, as far as is known; may be changed.
-        infos: of every worker that became ready.
+        infos: of all workers that became ready, those since lost included.
+        lost: name of each worker that was lost (empty: before it was ready), and why.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class WorkerPool:
         self._watched_at = time.monotonic()
         self._waited_s = self._warned_s = 0.0
         self.infos: list[WorkerInfo] = []
+        self.lost: list[tuple[str, str]] = []
         self._actors = [self._start() for _ in range(self._num_wanted)]
 
     @property
@@ -82,9 +85,14 @@ class WorkerPool:
         return sum(len(actor.bundles) for actor in self._actors)
 
     @property
+    def ready(self) -> list[WorkerInfo]:
+        """Of the workers whose model is loaded."""
+        return [actor.info for actor in self._actors if actor.info is not None]
+
+    @property
     def num_ready(self) -> int:
         """Workers whose model is loaded."""
-        return sum(actor.info is not None for actor in self._actors)
+        return len(self.ready)
 
     def has_room(self, bundle: Bundle) -> bool:
         """Whether a ready worker could take the bundle."""
@@ -190,7 +198,7 @@ class WorkerPool:
             actor.info, actor.is_placed = value, True
             self.infos.append(value)
             return []
-        return [Done(actor.bundles.pop(ref), value)]
+        return [Done(actor.bundles.pop(ref), value, actor.info)]
 
     def _watch(self, elapsed_s: float) -> list[Done | Lost]:
         """Replace workers that died with nothing to do, or make no progress with what they have."""
@@ -208,7 +216,10 @@ class WorkerPool:
         return events
 
     def _replace(self, actor: WorkerActor, cause: str, is_node_lost: bool) -> list[Done | Lost]:
-        logger.warning("a worker %s: %s", "was lost" if is_node_lost else "died", cause)
+        name = actor.info.name if actor.info is not None else ""
+        self.lost.append((name, cause))
+        what = "was lost" if is_node_lost else "died"
+        logger.warning("worker %s %s: %s", name or "that was starting", what, cause)
         actor.kill()
         place = self._actors.index(actor)
         if actor.info is not None or is_node_lost:

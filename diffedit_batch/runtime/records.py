@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -18,7 +18,11 @@ from diffedit_batch.errors import RowError
 from diffedit_batch.models.identity import ModelIdentity
 from diffedit_batch.redact import redact_tree
 from diffedit_batch.runtime.selection import VERDICTS
+from diffedit_batch.runtime.worker_state import WorkerState
 from diffedit_batch.schema import RESULT_SCHEMA, STATUSES
+
+if TYPE_CHECKING:
+    from diffedit_batch.runtime.worker import BundleResult, WorkerInfo
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "ray", "pyarrow", "pillow")
 _NEVER_NULL = (
@@ -41,10 +45,13 @@ class RunState:
         num_truncated_rows: rows with a prompt the text encoder could not read to the end.
         counters: work done.
         seconds: by phase, summed over workers, and `total` on the clock.
-        workers: host, device and seconds of the start of each worker that became ready.
+        workers: each worker that became ready, those since lost included.
         num_workers: workers that are ready now.
+        lost_workers: name of each worker that was lost (empty: before it was ready), and why.
         commits: of the hub models that were loaded, by section of the config.
-        phase: what is generated before the edit and how far that is; empty while editing.
+        logs: folder of Ray's log files, on every node; empty before Ray has started.
+        phase: what goes on before and after the edit, and how far it is; empty while editing.
+        num_committed: results of earlier runs that rows may keep, before any row is looked at.
     """
 
     run_id: str
@@ -56,10 +63,13 @@ class RunState:
     num_truncated_rows: int = 0
     counters: Counters = field(default_factory=Counters)
     seconds: dict[str, float] = field(default_factory=dict)
-    workers: list[dict[str, Any]] = field(default_factory=list)
+    workers: list[WorkerState] = field(default_factory=list)
     num_workers: int = 0
     commits: dict[str, str] = field(default_factory=dict)
+    lost_workers: list[tuple[str, str]] = field(default_factory=list)
+    logs: str = ""
     phase: str = ""
+    num_committed: int = 0
 
     @property
     def num_skipped(self) -> int:
@@ -71,12 +81,72 @@ class RunState:
         """Rows with a result, earlier runs included."""
         return self.num_skipped + self.counts.total()
 
+    @property
+    def num_left(self) -> int:
+        """Rows this run still has to do; an estimate until it has looked at every row.
+
+        Rows not looked at are expected to keep the results there are for them as often as those
+        before them did.
+        """
+        num_to_do = sum(self.selected[verdict] for verdict in ("new", "changed", "retried"))
+        num_unseen = self.num_rows - self.num_skipped - num_to_do
+        num_met = num_to_do - self.selected["new"] + self.num_skipped
+        share = self.num_skipped / num_met if num_met else 1.0
+        num_kept = min(num_unseen, share * max(0, self.num_committed - num_met))
+        return num_to_do - self.counts.total() + round(num_unseen - num_kept)
+
+    @property
+    def rows_per_s(self) -> float:
+        """What the workers deliver now, all together."""
+        return sum(worker.rows_per_s for worker in self.workers)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until no row is left at this rate; None while nothing comes."""
+        rate = self.rows_per_s
+        return self.num_left / rate if rate else None
+
     def count(self, columns: dict[str, Any]) -> None:
         """Count one result by its columns."""
         self.counts[columns["status"]] += 1
         if columns["status"] == "failed":
             self.failures[f"{columns['error_stage']}/{columns['error_type']}"] += 1
         self.num_truncated_rows += bool(columns.get("num_truncated_prompts"))
+
+    def see(
+        self,
+        workers: Sequence["WorkerInfo"],
+        ready: Sequence["WorkerInfo"],
+        lost: Sequence[tuple[str, str]],
+    ) -> None:
+        """Take over which workers there were, which of them are ready, and which were lost."""
+        self.workers += [WorkerState(info) for info in workers[len(self.workers) :]]
+        for worker in self.workers:
+            worker.is_ready = worker.info in ready
+        self.num_workers, self.lost_workers = len(ready), list(lost)
+
+    def deliver(self, worker: "WorkerInfo", result: "BundleResult") -> None:
+        """Count the work behind a bundle; its rows are counted where they are committed."""
+        self.counters += result.counters
+        for phase, seconds in result.seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        next(one for one in self.workers if one.info == worker).deliver(result)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a record and a summary say of it."""
+        return {
+            "run_id": self.run_id,
+            "num_rows": self.num_rows,
+            "selected": {verdict: self.selected[verdict] for verdict in VERDICTS},
+            "counts": {status: self.counts[status] for status in STATUSES},
+            "failures": dict(self.failures),
+            "num_truncated_rows": self.num_truncated_rows,
+            "counters": self.counters.as_dict(),
+            "seconds": {phase: round(seconds, 3) for phase, seconds in self.seconds.items()},
+            "workers": [worker.as_dict(self.logs) for worker in self.workers],
+            "lost_workers": [{"worker": name, "cause": cause} for name, cause in self.lost_workers],
+            "logs": self.logs,
+        }
 
 
 def error_columns(error: RowError) -> dict[str, Any]:
@@ -128,19 +198,11 @@ def run_record(
 ) -> dict[str, Any]:
     """The content of `runs/<run_id>.json`, without secrets."""
     record = {
-        "run_id": state.run_id,
+        **state.as_dict(),
         "outcome": outcome,
         "started_at": started_at.isoformat(timespec="seconds"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
-        "num_rows": state.num_rows,
-        "selected": {verdict: state.selected[verdict] for verdict in VERDICTS},
-        "counts": {status: state.counts[status] for status in STATUSES},
-        "failures": dict(state.failures),
-        "num_truncated_rows": state.num_truncated_rows,
-        "counters": state.counters.as_dict(),
-        "seconds": {phase: round(seconds, 3) for phase, seconds in state.seconds.items()},
-        "workers": state.workers,
         "model": {"id": model.id, "revision": model.revision},
         "commits": state.commits,
         "versions": {

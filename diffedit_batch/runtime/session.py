@@ -136,6 +136,14 @@ def stop_on_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def logs_folder() -> str:
+    """Where Ray keeps the log files of this session, on every node; empty where it does not say,
+    as through Ray Client.
+    """
+    node = ray._private.worker.global_worker.node
+    return "" if node is None else str(node.get_logs_dir_path())
+
+
 def describe_death(error: BaseException) -> str:
     """One line on why a worker died."""
     if isinstance(error, RayActorError):

@@ -7,6 +7,7 @@ calls may run at once and share network calls.
 
 import hashlib
 import logging
+import os
 import queue
 import socket
 import threading
@@ -50,6 +51,8 @@ class WorkerInfo:
         is_compiled: whether full calls are.
         attention: kernels that ran when the model was tried out.
         start_seconds: of the start by phase: `imports`, `download`, `load`, `warm_up`, `compile`.
+        gpu_memory_bytes: of its GPU; 0 on a CPU.
+        pid: of its process; its log files end in it.
     """
 
     host: str
@@ -59,15 +62,25 @@ class WorkerInfo:
     is_compiled: bool = False
     attention: tuple[str, ...] = ()
     start_seconds: dict[str, float] = field(default_factory=dict)
+    gpu_memory_bytes: int = 0
+    pid: int = field(default_factory=os.getpid)
+
+    @property
+    def name(self) -> str:
+        """What it is called where people look: `host:pid`."""
+        return f"{self.host}:{self.pid}"
 
 
 @dataclass(frozen=True)
 class BundleResult:
-    """Result columns of the rows of one `edit` call, and the work done since the last one ended."""
+    """Result columns of the rows of one `edit` call, the work done since the last one ended, and
+    the memory of the GPU that is in use.
+    """
 
     rows: list[dict[str, Any]]
     counters: Counters
     seconds: dict[str, float]
+    gpu_memory_used_bytes: int = 0
 
 
 @dataclass(eq=False)
@@ -142,6 +155,7 @@ class Worker:
             model.network.is_compiled,
             model.attention_kernels,
             {phase: round(value, 3) for phase, value in seconds.items()},
+            gpu_memory_bytes=_gpu_memory(device)[1],
         )
 
     def edit(self, groups: Sequence[Group]) -> BundleResult:
@@ -158,7 +172,7 @@ class Worker:
             counters = self._editor.counters
             new, self._reported = counters - self._reported, counters
             seconds, self._seconds = dict(self._seconds), defaultdict(float)
-        return BundleResult(bundle.rows, new, seconds)
+        return BundleResult(bundle.rows, new, seconds, _gpu_memory(self._config.device)[0])
 
     def progress(self) -> int:
         """Pictures read, network calls and pictures written so far."""
@@ -199,7 +213,10 @@ class Worker:
         try:
             while True:
                 if self._editor.num_active == 0:
-                    self._admit(*self._inbox.get())
+                    started = time.perf_counter()
+                    first = self._inbox.get()
+                    self._count_seconds("wait", started)
+                    self._admit(*first)
                 while not self._inbox.empty():
                     self._admit(*self._inbox.get())
                 started = time.perf_counter()
@@ -243,17 +260,11 @@ class Worker:
                     "mask_file_name": mask,
                     "edited_sha256": hashlib.sha256(files[edited]).hexdigest(),
                     "mask_sha256": hashlib.sha256(files[mask]).hexdigest(),
-                    "mask_coverage": result.coverage,
-                    "map_mean": result.map_mean,
-                    "map_max": result.map_max,
-                    "map_contrast": result.map_contrast,
-                    "background_psnr": result.background_psnr,
-                    "num_truncated_prompts": result.num_truncated_prompts,
+                    **result.measured(),
                     "width": width,
                     "height": height,
                     "working_width": working_width,
                     "working_height": working_height,
-                    "seconds": result.seconds,
                 }
             ],
         )
@@ -301,6 +312,16 @@ def prepare_device(config: JobConfig, num_threads: int | None) -> str:
         # Else the first worker on a GPU takes the memory of the others when it sizes its calls.
         torch.cuda.set_per_process_memory_fraction(config.cluster.gpus_per_worker)
     return torch.cuda.get_device_name()
+
+
+def _gpu_memory(device: str) -> tuple[int, int]:
+    """Bytes of the GPU that are in use, and all of them; 0 and 0 on a CPU."""
+    import torch
+
+    if device == "cpu":
+        return 0, 0
+    free, total = torch.cuda.mem_get_info()
+    return total - free, total
 
 
 def _fail(bundle: _Bundle, error: BaseException) -> None:

@@ -16,6 +16,7 @@ from diffedit_batch.runtime.backlog import Backlog, Bundle
 from diffedit_batch.runtime.driver import run_job
 from diffedit_batch.runtime.fan_out import fan_out
 from diffedit_batch.runtime.pool import Done, Lost
+from diffedit_batch.runtime.worker import WorkerInfo
 
 Requests = list[tuple[str, str]]
 """Image and order of each row; rows ordered to `die` take their worker with them."""
@@ -45,7 +46,7 @@ class OneWorker:
     def wait(self, timeout_s: float) -> list[Done | Lost]:
         orders = [o for bundle in self.held for group in bundle.groups for _, o in group]
         if "die" not in orders:
-            return [Done(self.held.pop(0), None)]
+            return [Done(self.held.pop(0), None, WorkerInfo("host", "cpu", 0.0))]
         self.num_lost += 1
         lost, self.held = self.held, []
         is_node = self.is_node_lost(self.num_lost)

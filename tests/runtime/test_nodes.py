@@ -70,7 +70,7 @@ def drive(config: JobConfig, outcome: Any) -> None:
         patch.setattr(Backlog, "put_back", record_charge)
         try:
             state = run_job(config, on_progress=count_workers)
-            outcome["hosts"] = [worker["host"] for worker in state.workers]
+            outcome["hosts"] = [worker.info.host for worker in state.workers]
         except ClusterError as error:
             outcome["error"] = str(error)
 

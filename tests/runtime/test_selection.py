@@ -103,27 +103,6 @@ def test_a_row_that_changes_back_is_unchanged(tmp_path: Path, rows: list[dict[st
     assert set(verdicts(tmp_path).values()) == {"unchanged"}
 
 
-def test_what_is_to_be_done_is_judged_by_the_first_row_that_is(
-    tmp_path: Path, rows: list[dict[str, Any]]
-) -> None:
-    def num_expected() -> int:
-        selector = Selector(
-            Selection(), manifest_of(tmp_path), Ledger(Storage(f"{tmp_path}/output"))
-        )
-        next(selector.rows_to_do())
-        return selector.num_expected
-
-    assert num_expected() == 6
-    write_manifest(tmp_path, rows[:4])
-    commit(tmp_path)
-    write_manifest(tmp_path, rows)
-    assert num_expected() == 2
-    for row in rows[1:]:
-        row["target_prompt"] += " at night"
-    write_manifest(tmp_path, rows)
-    assert num_expected() == 5
-
-
 @pytest.mark.parametrize(
     ("which", "expected"),
     [

@@ -66,8 +66,23 @@ def test_a_bundle_comes_back_whole_with_its_pictures_written(
         assert row["background_psnr"] == pytest.approx(psnr)
     assert result.counters.vae_encodes == 3
     assert result.counters.vae_decodes == 6
-    assert set(result.seconds) == {"read", "edit", "write"}
+    assert set(result.seconds) == {"wait", "read", "edit", "write"}
     assert worker.progress() > 3 + 6, "pictures read, rows written, and network calls in between"
+
+
+def test_a_worker_on_a_cpu_has_no_memory_of_a_gpu(worker: Worker, config: JobConfig) -> None:
+    assert worker.edit(groups_of(config)).gpu_memory_used_bytes == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_worker_says_how_much_of_its_gpu_is_in_use(config: JobConfig) -> None:
+    cluster = config.cluster.model_copy(update={"gpus_per_worker": 1.0})
+    worker = Worker(config.model_copy(update={"cluster": cluster}))
+    info = worker.load()
+    assert info.gpu_memory_bytes == torch.cuda.get_device_properties(0).total_memory
+    used = worker.edit(groups_of(config)).gpu_memory_used_bytes
+    assert torch.cuda.memory_reserved() <= used <= info.gpu_memory_bytes
 
 
 def test_a_worker_compiles_when_it_is_told_to(
