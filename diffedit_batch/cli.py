@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 from diffedit_batch import __version__
 from diffedit_batch.config import JobConfig, load_config
 from diffedit_batch.errors import DiffEditError, InterruptedRunError, OutputHeldError
-from diffedit_batch.flags import add_selection, selection_of
+from diffedit_batch.flags import add_estimate, add_preview, add_selection, selection_of
 
 if TYPE_CHECKING:
-    from diffedit_batch.runtime.plan import Plan
     from diffedit_batch.runtime.records import RunState
     from diffedit_batch.runtime.selection import Selection
 
@@ -74,7 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         _prepare,
         "Generate prompts and captions only, to be read and corrected before the run.",
     )
-    for sub in (run, plan, prepare):
+    preview = add(
+        "preview",
+        _preview,
+        "Edit a few rows of every kind beside the output, and show them in a gallery.",
+    )
+    for sub in (run, plan, prepare, preview):
         sub.add_argument("config", help="YAML file, e.g. configs/sd21.yaml")
         sub.add_argument(
             "--set",
@@ -84,7 +88,10 @@ def _parser() -> argparse.ArgumentParser:
             dest="settings",
             help="override a key, e.g. --set edit.guidance_scale=5 (repeatable)",
         )
+    for sub in (run, plan, prepare):
         add_selection(sub, can_prune=sub is not prepare)
+    add_preview(preview)
+    add_estimate(plan)
     run.add_argument(
         "--if-locked",
         choices=("fail", "skip"),
@@ -92,7 +99,6 @@ def _parser() -> argparse.ArgumentParser:
         help="where another run holds the output: exit with code 6, or do nothing and exit with 0"
         " (fail)",
     )
-    plan.add_argument("--json", action="store_true", help="print JSON")
     status = add("status", _status, "Show what an output folder holds.")
     status.add_argument("output", help="output folder of a job")
     status.add_argument("--json", action="store_true", help="print JSON")
@@ -176,7 +182,7 @@ def _execute(config: JobConfig, selection: "Selection") -> None:
     print(f"results: {config.output.uri}/results  record: runs/{state.run_id}.json")
 
 
-def _verdicts(counted: "RunState | Plan") -> str:
+def _verdicts(counted: "RunState") -> str:
     """What becomes of the rows of a manifest."""
     from diffedit_batch.runtime.selection import VERDICTS
 
@@ -233,30 +239,38 @@ class _Progress:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from diffedit_batch.runtime.plan import as_json, plan_job
+    from diffedit_batch.terminal.plan import plan_text
 
     config = load_config(arguments.config, arguments.settings)
-    plan = plan_job(config, selection=selection_of(arguments))
-    if arguments.json:
-        print(as_json(plan))
-        return 0
-    print(_verdicts(plan))
-    print(
-        f"to edit: {plan.num_to_edit} ({plan.num_images} images); {plan.num_refused} would fail at"
-        " once"
+    plan = plan_job(
+        config,
+        selection=selection_of(arguments),
+        num_workers=arguments.workers,
+        all_images=arguments.all_images,
+        is_calibrated=arguments.calibrate,
     )
-    for kind, number in plan.refusals.most_common():
-        print(f"  {kind}: {number}, e.g. {plan.examples[kind]}")
-    if plan.num_concepts or plan.num_captions:
-        print(
-            f"to generate first: prompts for {plan.num_concepts} concepts, captions of"
-            f" {plan.num_captions} images"
-        )
-    print(f"{plan.unet_evals} network evaluations")
-    hours = plan.worker_hours()
-    if hours is None:
-        print("time: unknown until a first run, e.g. with --limit 32")
-    else:
-        print(f"time: about {hours:.2f} worker-hours at the speed of the last run")
+    print(as_json(plan) if arguments.json else plan_text(plan))
+    return 0
+
+
+def _preview(arguments: argparse.Namespace) -> int:
+    from diffedit_batch.report.build import find_folder
+    from diffedit_batch.runtime.preview import SELECTION, make_preview
+
+    config = load_config(arguments.config, arguments.settings).with_absolute_paths()
+    find_folder(config.output.preview_uri, arguments.to)  # else known only in the end
+    preview = make_preview(
+        config, arguments.num_rows, sweeps=arguments.sweeps, where=arguments.where
+    )
+    variants = f", {preview.num_variants} variants of each" if preview.num_variants > 1 else ""
+    print(
+        f"preview: {preview.num_rows} rows{variants}; {preview.num_kinds} kinds among the"
+        f" {preview.num_candidates} rows looked at"
+    )
+    for kind, number in preview.refused.most_common():
+        print(f"  cannot be edited, {kind}: {number}")
+    _execute(preview.config, SELECTION)
+    _write_gallery(preview.config.output.uri, arguments.to)
     return 0
 
 
@@ -275,6 +289,11 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    _write_gallery(arguments.output, arguments.to, arguments.image_root)
+    return 0
+
+
+def _write_gallery(output: str, to: Path | None, image_root: str | None = None) -> None:
     from diffedit_batch.report.build import build_report
 
     is_terminal = sys.stderr.isatty()
@@ -283,14 +302,13 @@ def _report(arguments: argparse.Namespace) -> int:
         if is_terminal and (num_done % 100 == 0 or num_done == num_rows):
             print(f"\r\033[K{num_done}/{num_rows} rows", end="", file=sys.stderr, flush=True)
 
-    report = build_report(arguments.output, arguments.to, arguments.image_root, show)
+    report = build_report(output, to, image_root, show)
     if is_terminal:
         print("\r\033[K", end="", file=sys.stderr)
     print(f"{report.num_rows} rows; pictures: {report.num_made} made, {report.num_reused} reused")
     for reason, number in report.missing.most_common():
         print(f"  no {reason}: {number}")
     print(f"gallery: {report.page}")
-    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

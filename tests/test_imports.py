@@ -24,7 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "schema": {"config"},
     "errors": {"redact"},
     "redact": set(),
-    "cli": {"runtime", "demo", "report", "flags"} | EVERYBODY,
+    "terminal": {"runtime"} | EVERYBODY,
+    "cli": {"runtime", "demo", "report", "flags", "terminal"} | EVERYBODY,
     "flags": {"runtime"} | EVERYBODY,
     "benchmark": {"runtime", "engine", "models", "core", "data", "demo", "evaluation", "cli"}
     | EVERYBODY,

@@ -89,7 +89,7 @@ def build_report(
         StorageError: there are no results, or they cannot be read.
     """
     storage = Storage(output_uri)
-    folder = _check_folder(storage, folder)
+    folder = find_folder(output_uri, folder)
     table = read_rows(Ledger(storage))
     records = read_records(storage)
     for file in _PAGE.iterdir():
@@ -124,8 +124,14 @@ def build_report(
     )
 
 
-def _check_folder(storage: Storage, folder: Path | None) -> Path:
+def find_folder(output_uri: str, folder: Path | None) -> Path:
+    """Where the gallery of an output goes, see `build_report`.
+
+    Raises:
+        ConfigError: `folder` is needed, or holds something else.
+    """
     if folder is None:
+        storage = Storage(output_uri)
         if not isinstance(storage.fs, LocalFileSystem):
             problem = f"{storage.uri} is not on a local disk; name a folder that is with --to"
             raise ConfigError("report", [problem])
