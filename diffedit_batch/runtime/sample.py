@@ -19,6 +19,9 @@ from diffedit_batch.schema import EditRequest
 NUM_CANDIDATES = 512
 """Rows, spread over the manifest, that are looked at to find some of every kind."""
 
+_GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples, less their whole parts, fill 0..1 more evenly than any others."""
+
 _COMMON = Sizing(512, 64)
 """Tells sizes apart where nothing is known of the model yet."""
 
@@ -88,9 +91,18 @@ def sample_rows(
 
 
 def spread(num_there: int, num_wanted: int) -> list[int]:
-    """Numbers below `num_there`, evenly spread; all of them where no fewer are wanted."""
+    """Ascending numbers below `num_there`, one in each of as many equal stretches; all of them
+    where no fewer are wanted.
+
+    Within their stretches they lie at ever different places: manifests often repeat the same edits
+    for image after image, and steps of equal length would meet the same one again and again.
+    """
     num = min(num_there, num_wanted)
-    return [(2 * place + 1) * num_there // (2 * num) for place in range(num)]
+    found = []
+    for place in range(num):
+        start, end = place * num_there // num, (place + 1) * num_there // num
+        found.append(start + int((place + 0.5) * _GOLDEN % 1 * (end - start)))
+    return found
 
 
 def allocate(sizes: Sequence[int], num_wanted: int) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from diffedit_batch.runtime.plan import Plan
 from diffedit_batch.runtime.selection import VERDICTS
 
-_LABEL = 12
+_LABEL = 13
 _NUM_SIZES = 6
 
 
@@ -47,7 +47,7 @@ def _about_images(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "unreadable", f"{_count(images.num_unreadable, 'image')}{some}, in {rows}"
         yield from (("unreadable", line) for line in _by_kind(images.unreadable, images.examples))
     else:
-        yield "unreadable", f"no image{some}"
+        yield "unreadable", f"no image{some}" if some else "none"
     if plan.num_repeated_images:
         what = _count(plan.num_repeated_images, "image")
         yield "same images", f"{what} with the content of another one"
@@ -76,7 +76,7 @@ def _about_texts(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.num_concepts or plan.num_captions:
         concepts = _count(plan.num_concepts, "concept")
         images = _count(plan.num_captions, "image")
-        yield "generate", f"first prompts for {concepts}, captions of {images}"
+        yield "first", f"generate prompts for {concepts}, captions of {images}"
 
 
 def _about_time(plan: Plan) -> Iterator[str]:

@@ -13,7 +13,9 @@
     ["m", "show the mask"],
     ["s", "slider or side by side"],
     ["c", "copy a link"],
-    ["1 2 3", "edits, failures, summary"],
+    meta && meta.variants.length
+      ? ["1 2 3 4", "edits, failures, summary, variants"]
+      : ["1 2 3", "edits, failures, summary"],
     ["Esc", "close"],
     ["?", "these keys"],
   ];
@@ -59,6 +61,7 @@
         pages.failures(byId("failures"), (patch) => change(patch, true));
       if (state.view === "summary")
         pages.summary(byId("summary"), found.rows, found.failing, (patch) => change(patch, true));
+      if (state.view === "variants") variants.show(found.rows);
     }
     showRow();
   }
@@ -119,6 +122,7 @@
     const row = gallery.rowOf.get(state.row);
     change({ row: null });
     if (state.view === "edits") cards.reveal(row);
+    if (state.view === "variants") variants.reveal(row);
   }
 
   function press(event) {
@@ -141,6 +145,8 @@
       1: () => change({ view: "edits" }, true),
       2: () => change({ view: "failures" }, true),
       3: () => change({ view: "summary" }, true),
+      4: meta.variants.length ? () => change({ view: "variants" }, true) : null,
+      m: state.view === "variants" ? variants.switchMasks : null,
     }[event.key];
     if (action) {
       event.preventDefault();
@@ -207,6 +213,7 @@
       clearTimeout(timer);
       timer = setTimeout(() => change({ search: byId("search").value.trim() }), 120);
     });
+    document.querySelector("[data-view=variants]").hidden = !meta.variants.length;
     for (const button of document.querySelectorAll("[data-view]")) {
       button.addEventListener("click", () => change({ view: button.dataset.view }, true));
     }
@@ -240,6 +247,7 @@
     cards.start({ root: byId("cards"), scroller: byId("main"), pager: byId("pager") }, (row) =>
       change({ row: gallery.cell("id", row) }, true),
     );
+    variants.start(byId("variants"), (row) => change({ row: gallery.cell("id", row) }, true));
     detail.start(byId("detail"), step, close);
   }
 
