@@ -90,8 +90,10 @@ def _about_time(plan: Plan) -> Iterator[str]:
     )
     workers = _count(plan.num_workers, "worker")
     yield f"about {_duration(wall_seconds)} with {workers}: {cost}"
-    loading = f"{_duration(plan.speed.load_seconds)} of it to load the model"
-    yield f"{loading}; the speed is that of {plan.speed.source} ({plan.speed.num_rows:,} rows)"
+    loading = ""
+    if plan.speed.load_seconds >= 1:
+        loading = f", {_duration(plan.speed.load_seconds)} of it to load the model"
+    yield f"at the speed of {plan.speed.source} ({_count(plan.speed.num_rows, 'row')}){loading}"
     if plan.num_concepts or plan.num_captions:
         yield "without what is generated first"
 
