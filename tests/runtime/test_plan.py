@@ -79,7 +79,7 @@ def test_images_that_cannot_be_read_are_found_by_their_headers(tmp_path: Path) -
     assert plan.num_to_edit == 8, "they are tried, and fail"
     text = lines(config)["unreadable"].splitlines()
     assert text[0] == "2 images, in 4 rows"
-    assert text[1].split()[:2] == ["load/ImageTooLarge", "2"]
+    assert text[1].split()[:2] == ["load/ImageUnreadable", "2"]
 
 
 def test_of_many_images_some_are_looked_at_and_all_on_request(
@@ -184,7 +184,7 @@ def test_files_of_one_size_and_age_are_no_duplicates(tmp_path: Path) -> None:
     assert plan_job(job(tmp_path, Path("demo"))).num_duplicates == 0
 
 
-def write_record(folder: Path, config: JobConfig, name: str, **changes: Any) -> None:
+def write_record(folder: Path, ran: JobConfig, name: str, **changes: Any) -> None:
     record = {
         "run_id": name,
         "outcome": "finished",
@@ -192,7 +192,7 @@ def write_record(folder: Path, config: JobConfig, name: str, **changes: Any) -> 
         "counters": {"unet_evals": 1000},
         "seconds": {"edit": 500.0},
         "workers": [{"load_seconds": 20.0}, {"load_seconds": 30.0}],
-        "config": config.model_dump(),
+        "config": ran.model_dump(),
         **changes,
     }
     Storage(str(folder)).write(f"runs/{name}.json", json.dumps(record).encode())

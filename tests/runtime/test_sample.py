@@ -86,7 +86,7 @@ def test_a_manifest_without_rows_to_edit(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no rows for which --where is true"):
         sample_rows(config, 4, where="id = 'x'")
     (tmp_path / name).unlink()
-    with pytest.raises(ManifestError, match="none of the 1 rows looked at .* no file"):
+    with pytest.raises(ManifestError, match=r"none of the 1 rows looked at .* no file"):
         sample_rows(config, 4)
     write_manifest(tmp_path, edits_of([name]))
     import pyarrow.parquet as pq
