@@ -99,12 +99,12 @@
     }
     const row = gallery.rowOf.get(state.row);
     if (row !== undefined) {
-      const place = found.rows.indexOf(row);
+      const place = inOrder().indexOf(row);
       detail.show(
         row,
         place < 0
           ? "not among the edits found"
-          : `${count(place + 1)} of ${count(found.rows.length)}`,
+          : `${count(place + 1)} of ${count(inOrder().length)}`,
       );
     } else if (!isLoading) {
       byId("found").textContent = `No row has the id ${state.row}`;
@@ -112,9 +112,15 @@
     }
   }
 
+  /* The rows found, as they follow each other on the page. */
+  function inOrder() {
+    return state.view === "variants" ? variants.order() : found.rows;
+  }
+
   function step(by) {
-    const place = found.rows.indexOf(gallery.rowOf.get(state.row));
-    const next = found.rows[place < 0 ? 0 : place + by];
+    const rows = inOrder();
+    const place = rows.indexOf(gallery.rowOf.get(state.row));
+    const next = rows[place < 0 ? 0 : place + by];
     if (next !== undefined) change({ row: gallery.cell("id", next) });
   }
 

@@ -174,5 +174,10 @@ const variants = (() => {
     if (button) button.focus();
   }
 
-  return { start, show, reveal, switchMasks: () => setMasks(!hasMasks) };
+  /* The rows found, line by line. */
+  function order() {
+    return lines.flatMap((line) => line.rows.filter((row) => found.has(row)));
+  }
+
+  return { start, show, order, reveal, switchMasks: () => setMasks(!hasMasks) };
 })();
