@@ -345,7 +345,7 @@ def test_variants_open_one_edit_and_follow_the_filters(page: Any, sweep: str) ->
     assert said == "1 row with an edit that matches the filters, 3 variants"
     opacity = "all => all.map((one) => getComputedStyle(one).opacity)"
     assert page.locator("button.variant").evaluate_all(opacity) == ["0.3", "1", "1"]
-    page.keyboard.press("1")
+    page.get_by_role("button", name="Edits", exact=True).click()
     assert page.locator("#found").inner_text() == "2 of 8 edits"
     address = page.url
     assert "view=edits" in address

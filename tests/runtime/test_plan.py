@@ -99,10 +99,21 @@ def test_of_many_images_some_are_looked_at_and_all_on_request(
         (tmp_path / name).write_bytes(b"broken")
     assert plan_job(config).images.num_unreadable == 4
     assert plan_job(config, all_images=True).images.num_unreadable == 12
-    write_manifest(tmp_path, rows[::-1])
-    assert plan_job(config).images.examples.keys() == plan.images.unreadable.keys() | {
-        "load/ImageUnreadable"
-    }
+
+
+def test_the_images_looked_at_are_the_same_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "NUM_IMAGES_CHECKED", 4)
+    for number in range(12):
+        Image.new("RGB", (10 + number, 10)).save(tmp_path / f"{number:02}.png")
+    rows = edits_of([f"{number:02}.png" for number in range(12)], per_picture=2)
+    sizes = []
+    for order in (rows, rows[::-1], rows[7:] + rows[:7]):
+        write_manifest(tmp_path, order)
+        sizes.append(plan_job(job(tmp_path, Path("demo"))).images.sizes)
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert set(sizes[0].values()) == {2}, "with all rows of each"
 
 
 def test_prompts_are_cut_where_the_loaded_model_would_cut_them(
