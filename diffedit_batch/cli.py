@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 from diffedit_batch import __version__
 from diffedit_batch.config import JobConfig, load_config
 from diffedit_batch.errors import DiffEditError, InterruptedRunError, OutputHeldError
-from diffedit_batch.flags import add_output, add_selection, selection_of
+from diffedit_batch.flags import (
+    add_estimate,
+    add_output,
+    add_preview,
+    add_selection,
+    selection_of,
+)
 from diffedit_batch.terminal import logs
 
 if TYPE_CHECKING:
@@ -87,7 +93,12 @@ def _parser() -> argparse.ArgumentParser:
         _prepare,
         "Generate prompts and captions only, to be read and corrected before the run.",
     )
-    for sub in (run, plan, prepare):
+    preview = add(
+        "preview",
+        _preview,
+        "Edit a few rows of every kind beside the output, and show them in a gallery.",
+    )
+    for sub in (run, plan, prepare, preview):
         sub.add_argument("config", help="YAML file, e.g. configs/sd21.yaml")
         sub.add_argument(
             "--set",
@@ -97,9 +108,12 @@ def _parser() -> argparse.ArgumentParser:
             dest="settings",
             help="override a key, e.g. --set edit.guidance_scale=5 (repeatable)",
         )
+    for sub in (run, plan, prepare):
         add_selection(sub, can_prune=sub is not prepare)
     for sub in (run, prepare):
         add_output(sub)
+    add_preview(preview)
+    add_estimate(plan)
     run.add_argument(
         "--if-locked",
         choices=("fail", "skip"),
@@ -107,7 +121,6 @@ def _parser() -> argparse.ArgumentParser:
         help="where another run holds the output: exit with code 6, or do nothing and exit with 0"
         " (fail)",
     )
-    plan.add_argument("--json", action="store_true", help="print JSON")
     status = add("status", _status, "Show what an output folder holds.")
     status.add_argument("output", help="output folder of a job")
     status.add_argument("--json", action="store_true", help="print JSON")
@@ -190,11 +203,38 @@ def _watched(
 
 def _plan(arguments: argparse.Namespace) -> int:
     from diffedit_batch.runtime.plan import as_json, plan_job
-    from diffedit_batch.terminal.summary import plan_summary_of
+    from diffedit_batch.terminal.plan import plan_text
 
     config = load_config(arguments.config, arguments.settings)
-    plan = plan_job(config, selection=selection_of(arguments))
-    print(as_json(plan) if arguments.json else plan_summary_of(plan))
+    plan = plan_job(
+        config,
+        selection=selection_of(arguments),
+        num_workers=arguments.workers,
+        all_images=arguments.all_images,
+        is_calibrated=arguments.calibrate,
+    )
+    print(as_json(plan) if arguments.json else plan_text(plan))
+    return 0
+
+
+def _preview(arguments: argparse.Namespace) -> int:
+    from diffedit_batch.report.build import find_folder
+    from diffedit_batch.runtime.preview import SELECTION, make_preview
+
+    config = load_config(arguments.config, arguments.settings).with_absolute_paths()
+    find_folder(config.output.preview_uri, arguments.to)  # else known only in the end
+    preview = make_preview(
+        config, arguments.num_rows, sweeps=arguments.sweeps, where=arguments.where
+    )
+    variants = f", {preview.num_variants} variants of each" if preview.num_variants > 1 else ""
+    print(
+        f"preview: {preview.num_rows} rows{variants}; {preview.num_kinds} kinds among the"
+        f" {preview.num_candidates} rows looked at"
+    )
+    for kind, number in preview.refused.most_common():
+        print(f"  cannot be edited, {kind}: {number}")
+    _execute(preview.config, SELECTION, arguments)
+    _write_gallery(preview.config.output.uri, arguments.to)
     return 0
 
 
@@ -213,6 +253,11 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    _write_gallery(arguments.output, arguments.to, arguments.image_root)
+    return 0
+
+
+def _write_gallery(output: str, to: Path | None, image_root: str | None = None) -> None:
     from diffedit_batch.report.build import build_report
 
     is_terminal = sys.stderr.isatty()
@@ -221,14 +266,13 @@ def _report(arguments: argparse.Namespace) -> int:
         if is_terminal and (num_done % 100 == 0 or num_done == num_rows):
             print(f"\r\033[K{num_done}/{num_rows} rows", end="", file=sys.stderr, flush=True)
 
-    report = build_report(arguments.output, arguments.to, arguments.image_root, show)
+    report = build_report(output, to, image_root, show)
     if is_terminal:
         print("\r\033[K", end="", file=sys.stderr)
     print(f"{report.num_rows} rows; pictures: {report.num_made} made, {report.num_reused} reused")
     for reason, number in report.missing.most_common():
         print(f"  no {reason}: {number}")
     print(f"gallery: {report.page}")
-    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -225,6 +225,11 @@ class OutputConfig(Section):
     uri: str = Field(description="folder, local or s3://, gs://, ...")
     max_failed_fraction: float = Field(0.1, ge=0, le=1)
 
+    @property
+    def preview_uri(self) -> str:
+        """Where previews go: beside the output, so that the two are never mixed."""
+        return f"{self.uri.rstrip('/')}-preview"
+
     @field_validator("uri")
     @classmethod
     def _holds_no_secret(cls, uri: str) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffedit_batch.errors import STAGES
@@ -61,6 +62,47 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         "--log-json",
         action="store_true",
         help="progress, warnings and errors as JSON on stderr, one object a line",
+    )
+
+
+def add_estimate(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a plan."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="among whom the work is shared (cluster.workers, or one)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="load the model here and edit a few rows, without writing anything, to tell the time",
+    )
+    parser.add_argument(
+        "--all-images",
+        action="store_true",
+        help="look at the header of every image, not of a thousand only",
+    )
+
+
+def add_preview(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a preview."""
+    parser.add_argument(
+        "-n", "--num-rows", type=_positive, default=16, metavar="N", help="rows to edit (16)"
+    )
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="KEY=A,B,...",
+        dest="sweeps",
+        help="edit each row once with every value, side by side in the gallery, e.g. --sweep"
+        " edit.mask_threshold=0.3,0.4,0.5; several keys: every combination",
+    )
+    parser.add_argument("--where", metavar="SQL", help="only rows that match (needs DuckDB)")
+    parser.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="where the gallery goes (OUTPUT-preview/report)"
     )
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["plan"], ["prepare"], ["status"], ["report"], ["demo"]]
+    "command", [[], ["run"], ["plan"], ["prepare"], ["preview"], ["status"], ["report"], ["demo"]]
 )
 def test_help_of_every_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -64,7 +65,16 @@ def test_every_config_loads_and_names_every_key(path: Path) -> None:
             assert tree[section].keys() == keys.keys(), section
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["run"], ["run", "x.yaml", "--limit", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["run"],
+        ["run", "x.yaml", "--limit", "0"],
+        ["preview", "x.yaml", "-n", "0"],
+        ["plan", "x.yaml", "--workers", "0"],
+    ],
+)
 def test_bad_usage_exits_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main(arguments)
@@ -187,8 +197,9 @@ def test_plan_counts_without_a_model(
     assert cli.main(["plan", str(config)]) == 0
     text = capsys.readouterr().out
     assert "6 rows: 6 new, 0 changed, 0 retried, 0 unchanged, 0 pruned" in text
-    assert "to edit: 4 (2 images); 2 would fail at once" in text
-    assert "load/ImageNotFound: 2, e.g. row '002-0'" in text
+    assert "to edit      4 rows of 2 images" in text
+    assert "to fail      2 rows at once" in text
+    assert "load/ImageNotFound       2  e.g. row '002-0'" in text
     assert cli.main(["plan", str(config), "--json", "--set", "edit.num_inference_steps=50"]) == 0
     plan = json.loads(capsys.readouterr().out)
     # Two edits of one image: 2 source draws, 2 target draws each, 40 inverted levels, 80 each.
@@ -209,7 +220,7 @@ def test_plan_says_what_would_be_generated(
     settings = [f"--set={name}.id=owner/name" for name in ("prompts", "captions")]
     assert cli.main(["plan", str(config), *settings]) == 0
     text = capsys.readouterr().out
-    assert "to generate first: prompts for 2 concepts, captions of 1 images" in text
+    assert "first        generate prompts for 2 concepts, captions of 1 image" in text
     assert cli.main(["plan", str(config), *settings, "--json", "--limit", "1"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["num_concepts"], plan["num_captions"]) == (1, 0)
@@ -242,7 +253,8 @@ def test_a_job_from_the_command_line(
     assert cli.main(["plan", str(config), "--set", "seed=1"]) == 0
     text = capsys.readouterr().out
     assert "0 new, 6 changed" in text
-    assert "worker-hours at the speed of the last run" in text
+    assert re.search(r"about \d+ s with 1 worker: .* worker-hours", text)
+    assert "at the speed of run" in text
 
     monkeypatch.setattr(driver, "Worker", FakeWorker)
     (tmp_path / "000.png").unlink()
@@ -360,6 +372,51 @@ def test_the_plan_counts_what_the_job_then_does(
     assert cli.main(["run", str(config)]) == 0
     [record] = (tmp_path / "output" / "runs").glob("*.json")
     assert json.loads(record.read_text())["counters"]["unet_evals"] == planned
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_a_preview_with_the_embedded_model_from_the_command_line(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["preview", str(config), "-n", "2", "--sweep", "edit.mask_threshold=0.3,0.6"]
+    assert cli.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "preview: 2 rows, 2 variants of each; 1 kinds among the 6 rows looked at"
+    assert lines[1].startswith("4 rows: 4 new, 0 changed, 0 retried, 0 unchanged, 0 pruned")
+    page = tmp_path / "output-preview" / "report" / "index.html"
+    assert lines[-1] == f"gallery: {page}"
+    script = (page.parent / "data.js").read_text()
+    assert '"variants": ["mask_threshold=0.3", "mask_threshold=0.6"]' in script
+    assert not (tmp_path / "output").exists()
+    assert cli.main([*arguments, "--to", str(tmp_path / "gallery")]) == 0
+    text = capsys.readouterr().out
+    assert "nothing to do: all 4 rows are done" in text
+    assert (tmp_path / "gallery" / "index.html").exists()
+    # The plan of the whole knows from it how long that takes.
+    assert cli.main(["plan", str(config), "--workers", "3"]) == 0
+    assert re.search(r"with 3 workers: .*\n +at the speed of run", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sweep", "edit.mask_treshold=0.3"], "did you mean edit.mask_threshold?"),
+        (["--sweep", "edit.feather=-1"], "edit.feather: Input should be greater than or equal"),
+        (["--where", "id = 'x'"], "has no rows for which --where is true"),
+        (["--set", "output.uri=s3://bucket/out"], "name a folder that is with --to"),
+    ],
+)
+def test_a_preview_that_cannot_be_made_exits_2_and_leaves_nothing(
+    config: Path,
+    tmp_path: Path,
+    flags: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["preview", str(config), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("output*"))
 
 
 def test_status_of_a_folder_that_is_no_output(

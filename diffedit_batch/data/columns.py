@@ -17,6 +17,11 @@ from diffedit_batch.schema import (
 SIDES = ("source", "target")
 """What an edit leads from and to; each is given by prompts or by a concept."""
 
+VARIANT_COLUMNS = ("variant_of", "variant")
+"""Carried columns of a manifest in which a row stands several times: which row it is, and what is
+different. The gallery shows such rows side by side.
+"""
+
 CONCEPT_COLUMNS = tuple(f"{side}_concept" for side in SIDES)
 TEXT_COLUMNS = (
     "source_prompt",
@@ -113,6 +118,19 @@ def resolve_columns(
         f"column {name!r} appears {count} times" for name, count in num_columns.items() if count > 1
     ]
     return columns, overrides, problems
+
+
+def type_conflicts(
+    file: str, schema: pa.Schema, first: pa.Schema, mapping: Mapping[str, str]
+) -> list[str]:
+    """Why a file cannot stand beside the first one."""
+    _, _, problems = resolve_columns(schema, mapping)
+    for field, other in zip(schema, first, strict=True):
+        try:
+            pa.unify_schemas([pa.schema([field]), pa.schema([other])], promote_options="permissive")
+        except pa.ArrowException:
+            problems.append(f"column {field.name!r} has type {field.type}, elsewhere {other.type}")
+    return [f"{file}: {problem}" for problem in problems]
 
 
 def _has_type(kind: pa.DataType, ours: str) -> bool:

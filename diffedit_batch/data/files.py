@@ -17,23 +17,29 @@ _STAMPS = ("ETag", "etag", "md5Hash", "mtime", "last_modified", "LastModified", 
 """What tells two contents of one size apart, in the words of different filesystems."""
 
 
-def read_file(uri: str, max_bytes: int) -> bytes:
+def read_file(uri: str, max_bytes: int, num_bytes: int | None = None) -> bytes:
     """The bytes of a file, by local path or URI.
+
+    Args:
+        uri: the file.
+        max_bytes: larger ones are refused.
+        num_bytes: only the first so many, where that spares reading the others.
 
     Raises:
         RowError: stage `load`; it is missing, no regular file, unreadable or too large.
     """
     if _is_web(uri):
         return web.fetch(uri, max_bytes)
+    end = max_bytes + 1 if num_bytes is None else min(num_bytes, max_bytes + 1)
     with _explained(uri):
         if "://" in uri:
             fs, path = fsspec.core.url_to_fs(uri)
             size = int(fs.size(path) or 0)
-            data = fs.cat_file(path, end=max_bytes + 1) if 0 < size <= max_bytes else b""
+            data = fs.cat_file(path, end=end) if 0 < size <= max_bytes else b""
         else:
             with _open_local(uri) as file:
                 size = os.fstat(file.fileno()).st_size
-                data = file.read(max_bytes + 1) if size <= max_bytes else b""
+                data = file.read(end) if size <= max_bytes else b""
     if max(size, len(data)) > max_bytes:
         raise RowError(
             "load",

@@ -8,6 +8,8 @@ becomes white; metadata is not kept.
 import functools
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)
+_HEADER_BYTES = 1 << 16
+"""In which the header of nearly every picture ends."""
 
 
 def read_picture(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]:
@@ -78,6 +83,28 @@ def mask_of(pixels: NDArray[Any]) -> NDArray[np.bool_]:
     return _bright(_image_of(pixels))
 
 
+def read_size(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> tuple[int, int]:
+    """Width and height of the picture as it would be read, by its header alone: that its pixels can
+    be decoded too is not said.
+
+    Raises:
+        RowError: as `read_picture`, as far as a header tells.
+    """
+    start = _read_bytes(ref, max_bytes, _HEADER_BYTES)
+    try:
+        image = _open(start, max_pixels)
+    except RowError as error:
+        if error.kind != "ImageUnreadable" or len(start) < _HEADER_BYTES:
+            raise
+        # A header may be long, and of a WebP Pillow wants to see all.
+        image = _open(_read_bytes(ref, max_bytes), max_pixels)
+    width, height = image.size
+    # Pillow would decode a PNG to look for EXIF behind its pixels.
+    is_told = image.format != "PNG" or "exif" in image.info
+    is_on_its_side = is_told and _orientation(image) in _ON_ITS_SIDE
+    return (height, width) if is_on_its_side else (width, height)
+
+
 def encode_png(picture: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     """A uint8 (H, W, 3) picture as RGB, or a bool (H, W) mask as 8-bit grey (0 and 255)."""
     pixels = picture * np.uint8(255) if picture.dtype == np.bool_ else picture
@@ -87,9 +114,10 @@ def encode_png(picture: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     return buffer.getvalue()
 
 
-def _read_bytes(ref: ImageRef, max_bytes: int) -> bytes:
+def _read_bytes(ref: ImageRef, max_bytes: int, num_bytes: int | None = None) -> bytes:
+    """The bytes of an image; of a file, where `num_bytes` says so, only the first."""
     if ref.uri:
-        return read_file(ref.uri, max_bytes)
+        return read_file(ref.uri, max_bytes, num_bytes)
     try:
         cell = _column(ref.file, ref.row_group, ref.column)[ref.row]
         if isinstance(cell, pa.DictionaryScalar):
@@ -107,21 +135,35 @@ def _read_bytes(ref: ImageRef, max_bytes: int) -> bytes:
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    image = _open(data, max_pixels)
+    with _refusing(data):
+        image.load()
+    return image
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """The image, of which only the header was read."""
+    with _refusing(data):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise RowError(
+                "load",
+                "ImageTooLarge",
+                f"{width} x {height} pixels, more than input.max_pixels {max_pixels:,}",
+            )
+    return image
+
+
+@contextmanager
+def _refusing(data: bytes) -> Iterator[None]:
+    """Turn whatever Pillow raises into one RowError."""
     try:
         with warnings.catch_warnings():
             # Our own limit decides, before decoding; Pillow's only warns at first. It also warns of
             # EXIF it cannot read.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            width, height = image.size
-            if width * height > max_pixels:
-                raise RowError(
-                    "load",
-                    "ImageTooLarge",
-                    f"{width} x {height} pixels, more than input.max_pixels {max_pixels:,}",
-                )
-            image.load()
-        return image
+            yield
     except RowError:
         raise
     except UnidentifiedImageError:
@@ -135,13 +177,18 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says, or as it stands where the EXIF cannot be read."""
+    """Turned as its EXIF says."""
+    orientation = _orientation(image)
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _orientation(image: Image.Image) -> object:
+    """What the EXIF says, or nothing where it cannot be read."""
     try:
         # ImageOps.exif_transpose would also rewrite the other tags, and fail where they are odd.
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # whatever Pillow's parser meets in bytes from anywhere
-        return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+        return None
 
 
 def _image_of(pixels: NDArray[Any]) -> Image.Image:

@@ -1,6 +1,6 @@
 """The manifest, checked as a whole and read row by row."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from functools import partial
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.columns import CONCEPT_COLUMNS, resolve_columns
+from diffedit_batch.data.columns import CONCEPT_COLUMNS, resolve_columns, type_conflicts
 from diffedit_batch.data.generated import Generated
 from diffedit_batch.data.locate import find_manifest, image_root
 from diffedit_batch.data.parquet import (
@@ -81,7 +81,7 @@ class Manifest:
             elif schema.names != first.names:
                 problems.append(f"{file} has other columns than {self.files[0]}")
             elif not schema.equals(first, check_metadata=True):
-                problems += _type_problems(file, schema, first, config.input.columns)
+                problems += type_conflicts(file, schema, first, config.input.columns)
             used = {*self._columns.values(), *self._overrides.values()}
             self.carried_schema = pa.schema([f for f in first if f.name not in used])
         if self.num_rows > MAX_ROWS:
@@ -91,10 +91,45 @@ class Manifest:
         if problems:
             raise ManifestError(f"manifest {self.uri}", problems)
         self._matches: dict[tuple[str, int], NDArray[np.bool_]] | None = None
+        self._is_cut = False
         if where is not None:
             assert first is not None, "a manifest has at least one file"
             self._matches = self._find_matches(RowFilter(where, first))
             self.num_rows = sum(int(mask.sum()) for mask in self._matches.values())
+
+    def keep(self, numbers: Collection[int]) -> None:
+        """Leave out all rows but some, by their numbers, counted from 0 among the rows there are
+        now. Ids that are derived are then numbered among those kept.
+        """
+        wanted = np.zeros(self.num_rows, bool)
+        wanted[[*numbers]] = True
+        start, matches = 0, self._matches or self._all_rows()
+        for place, mask in matches.items():
+            end = start + int(mask.sum())
+            kept = mask.copy()
+            kept[mask] = wanted[start:end]
+            matches[place], start = kept, end
+        self._matches, self.num_rows = matches, int(wanted.sum())
+        self._is_cut = True
+
+    def table(self) -> pa.Table:
+        """The rows as they are written, images included: for few rows. Cells that are too large are
+        null.
+        """
+        found = []
+        for file in self.files:
+            with open_parquet(file) as table:
+                for row_group in range(table.num_row_groups):
+                    mask = None if self._matches is None else self._matches[file, row_group]
+                    if mask is not None and not mask.any():
+                        continue
+                    for block in self._blocks(table, file, table.schema.names, row_group):
+                        rows = pa.Table.from_batches([block.rows])
+                        if mask is not None:
+                            of_block = mask[block.start : block.start + rows.num_rows]
+                            rows = rows.filter(pa.array(of_block))
+                        found.append(rows)
+        return pa.concat_tables(found, promote_options="permissive")
 
     @property
     def may_lack_texts(self) -> bool:
@@ -164,12 +199,20 @@ class Manifest:
                     matches[file, row_group] = row_filter.mask(block.rows for block in blocks)
         return matches
 
+    def _all_rows(self) -> dict[tuple[str, int], NDArray[np.bool_]]:
+        matches = {}
+        for file in self.files:
+            with open_parquet(file) as table:
+                for row_group in range(table.num_row_groups):
+                    matches[file, row_group] = np.ones(table.rows_of(row_group), bool)
+        return matches
+
     def _rows_of(
         self, table: ParquetTable, file: str, row_group: int, reader: RowReader
     ) -> Iterator[ManifestRow]:
         matches = None if self._matches is None else self._matches[file, row_group]
         # Ids that are derived number the rows that ask the same, whether they match or not.
-        can_skip = "id" in self._columns
+        can_skip = "id" in self._columns or self._is_cut
         if matches is not None and not matches.any() and can_skip:
             return
         used = {*self._columns.values(), *self._overrides.values()}
@@ -208,16 +251,3 @@ class Manifest:
                 yield from table.blocks(group, columns, max_bytes)
         except (OSError, pa.ArrowException) as error:
             raise ManifestError(f"manifest {self.uri}", [f"{file} is broken: {error}"]) from None
-
-
-def _type_problems(
-    file: str, schema: pa.Schema, first: pa.Schema, mapping: Mapping[str, str]
-) -> list[str]:
-    """Why a file cannot stand beside the first one."""
-    _, _, problems = resolve_columns(schema, mapping)
-    for field, other in zip(schema, first, strict=True):
-        try:
-            pa.unify_schemas([pa.schema([field]), pa.schema([other])], promote_options="permissive")
-        except pa.ArrowException:
-            problems.append(f"column {field.name!r} has type {field.type}, elsewhere {other.type}")
-    return [f"{file}: {problem}" for problem in problems]

@@ -100,6 +100,10 @@ class ParquetTable:
         if problems:
             raise ManifestError(name, problems)
 
+    def rows_of(self, row_group: int) -> int:
+        """Rows of a row group."""
+        return int(self._file.metadata.row_group(row_group).num_rows)
+
     def read(self, columns: list[str]) -> pa.Table:
         """Whole columns, for files no larger than a part of results.
 

@@ -116,6 +116,11 @@ class ManifestRow:
         return self._reading.image.group
 
     @property
+    def image_key(self) -> str:
+        """What stands for the content of the image, as `input.image_key` says."""
+        return self._reading.image.key
+
+    @property
     def request(self) -> EditRequest | None:
         """What to do, or None where `error` says why not."""
         return self._outcome.request

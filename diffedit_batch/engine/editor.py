@@ -26,7 +26,8 @@ from diffedit_batch.engine.micro_batches import MicroBatches
 from diffedit_batch.engine.pixels import to_bytes
 from diffedit_batch.engine.preparing import PreparedEdits, prepare
 from diffedit_batch.engine.requests import EditResult, ImageEdits
-from diffedit_batch.engine.starting import count_truncated, start_row
+from diffedit_batch.engine.starting import start_row
+from diffedit_batch.engine.texts import count_truncated
 from diffedit_batch.engine.warm_up import compile_network, find_batch_size
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.components import Components
@@ -221,7 +222,9 @@ class DiffEditor:
             scope: Scope = {}
             for row in rows:
                 try:
-                    row.num_truncated_prompts = count_truncated(row.request, self.components)
+                    row.num_truncated_prompts = count_truncated(
+                        row.request, self.components.is_truncated
+                    )
                     act = start_row(
                         row.request,
                         row.prepared,

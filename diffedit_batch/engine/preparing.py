@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from diffedit_batch.core.noise import draw
-from diffedit_batch.engine.pixels import content_key, resize_mask, to_tensor, working_size
+from diffedit_batch.engine.pixels import content_key, resize_mask, to_tensor
 from diffedit_batch.engine.requests import ImageEdits
+from diffedit_batch.engine.sizes import working_size
 from diffedit_batch.models.components import Components
 from diffedit_batch.models.transfer import pinned
 

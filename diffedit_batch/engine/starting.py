@@ -79,15 +79,3 @@ def start_row(
         own_mask=None if own_mask is None else to_device(own_mask, model.device),
         find_levels=find_levels,
     )
-
-
-def count_truncated(request: EditRequest, model: Components) -> int:
-    """Prompts of a request that the text encoder cannot read to the end."""
-    used = {
-        *request.source_prompt,
-        *request.target_prompt,
-        *request.inversion_text,
-        *request.negative_text,
-        *request.source_negative_text,
-    }
-    return sum(model.is_truncated(prompt) for prompt in used)

@@ -18,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from diffedit_batch import __version__
+from diffedit_batch.data.columns import VARIANT_COLUMNS
 from diffedit_batch.data.images import read_picture
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.storage import Storage
@@ -29,6 +30,7 @@ from diffedit_batch.report.rows import (
     failures,
     read_rows,
     script,
+    variants,
 )
 from diffedit_batch.report.sources import Source, Sources, read_records
 from diffedit_batch.schema import EDIT_PARAMETERS, RESULT_SCHEMA
@@ -89,7 +91,7 @@ def build_report(
         StorageError: there are no results, or they cannot be read.
     """
     storage = Storage(output_uri)
-    folder = _check_folder(storage, folder)
+    folder = find_folder(output_uri, folder)
     table = read_rows(Ledger(storage))
     records = read_records(storage)
     for file in _PAGE.iterdir():
@@ -124,8 +126,14 @@ def build_report(
     )
 
 
-def _check_folder(storage: Storage, folder: Path | None) -> Path:
+def find_folder(output_uri: str, folder: Path | None) -> Path:
+    """Where the gallery of an output goes, see `build_report`.
+
+    Raises:
+        ConfigError: `folder` is needed, or holds something else.
+    """
     if folder is None:
+        storage = Storage(output_uri)
         if not isinstance(storage.fs, LocalFileSystem):
             problem = f"{storage.uri} is not on a local disk; name a folder that is with --to"
             raise ConfigError("report", [problem])
@@ -179,7 +187,8 @@ def _read_result(storage: Storage, file: str, mode: str) -> Image.Image:
 
 def _write_index(path: Path, number: int, rows: pa.Table, shown: list[dict[str, str]]) -> None:
     """What cards, filters and search need of some rows."""
-    columns: dict[str, Any] = {name: rows[name].to_pylist() for name in _INDEXED}
+    indexed = [*_INDEXED, *(VARIANT_COLUMNS if variants(rows) else ())]
+    columns: dict[str, Any] = {name: rows[name].to_pylist() for name in indexed}
     columns |= {name: rows[name].to_pylist() for name in SCORES if name in rows.column_names}
     stages, kinds = rows["error_stage"].to_pylist(), rows["error_type"].to_pylist()
     columns["cause"] = [
@@ -226,6 +235,7 @@ def _describe(
         "failures": causes,
         "scores": [name for name in SCORES if name in table.column_names],
         "parameters": list(EDIT_PARAMETERS),
+        "variants": variants(table),
         "carried": [name for name in table.column_names if name not in RESULT_SCHEMA.names],
         "models": [list(model) for model, _ in models.most_common()],
         "runs": [

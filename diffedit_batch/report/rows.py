@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import types
 
+from diffedit_batch.data.columns import VARIANT_COLUMNS
 from diffedit_batch.data.ledger import Ledger
-from diffedit_batch.data.parquet_checks import is_binary
+from diffedit_batch.data.parquet_checks import is_binary, is_string
 from diffedit_batch.errors import StorageError
 
 SCORES = ("mask_coverage", "background_psnr", "map_contrast", "seconds")
@@ -25,6 +26,8 @@ MAX_TEXT = 4_000
 
 _LARGEST_NUMBER = 2**53
 _NUM_MESSAGES = 5
+_MAX_VARIANTS = 100
+"""Columns of a table; a column with more values means something else."""
 
 
 def read_rows(ledger: Ledger) -> pa.Table:
@@ -79,6 +82,19 @@ def failures(table: pa.Table) -> list[dict[str, Any]]:
         for (stage, kind), messages in causes.items()
     ]
     return sorted(found, key=lambda cause: (-cause["count"], cause["stage"], cause["type"]))
+
+
+def variants(table: pa.Table) -> list[str]:
+    """What is different between rows that are variants of one, in ascending order; none where the
+    table has no such rows, or far too many.
+    """
+    if not all(
+        name in table.column_names and is_string(table.schema.field(name).type)
+        for name in VARIANT_COLUMNS
+    ):
+        return []
+    labels = set(table[VARIANT_COLUMNS[1]].to_pylist()) - {None}
+    return sorted(labels, key=_by_values) if len(labels) <= _MAX_VARIANTS else []
 
 
 def script(call: str, *arguments: str) -> bytes:
@@ -139,6 +155,18 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     if types.is_nested(kind):
         return any(_holds_bytes(kind.field(number).type) for number in range(kind.num_fields))
     return is_binary(kind) or bool(types.is_fixed_size_binary(kind))
+
+
+def _by_values(label: str) -> list[tuple[str, float, str]]:
+    """Orders `threshold=0.35` before `threshold=0.5`."""
+    keys = []
+    for part in label.split(", "):
+        name, _, value = part.partition("=")
+        try:
+            keys.append((name, float(value), ""))
+        except ValueError:
+            keys.append((name, math.inf, value))
+    return keys
 
 
 def _natural(row_id: str) -> list[tuple[int, int, str]]:

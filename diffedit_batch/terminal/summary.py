@@ -1,4 +1,4 @@
-"""What a run came to, as text and as JSON, and what it would come to."""
+"""What a run came to, as text and as JSON."""
 
 import json
 from typing import TYPE_CHECKING
@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 from diffedit_batch.redact import redact_tree
 
 if TYPE_CHECKING:
-    from diffedit_batch.runtime.plan import Plan
     from diffedit_batch.runtime.records import RunState
 
 _MAX_NAMES = 8
 
 
-def verdicts(counted: "RunState | Plan") -> str:
+def verdicts(counted: "RunState") -> str:
     """What becomes of the rows of a manifest, in one line."""
     from diffedit_batch.runtime.selection import VERDICTS
 
@@ -45,29 +44,6 @@ def summary_of(state: "RunState", output: str) -> str:
     )
     lines += _troubles_of(state)
     lines.append(f"results: {output}/results  record: runs/{state.run_id}.json")
-    return "\n".join(lines)
-
-
-def plan_summary_of(plan: "Plan") -> str:
-    """What a run would do."""
-    lines = [
-        verdicts(plan),
-        f"to edit: {plan.num_to_edit} ({plan.num_images} images); {plan.num_refused} would fail at"
-        " once",
-    ]
-    for kind, number in plan.refusals.most_common():
-        lines.append(f"  {kind}: {number}, e.g. {plan.examples[kind]}")
-    if plan.num_concepts or plan.num_captions:
-        lines.append(
-            f"to generate first: prompts for {plan.num_concepts} concepts, captions of"
-            f" {plan.num_captions} images"
-        )
-    lines.append(f"{plan.unet_evals} network evaluations")
-    hours = plan.worker_hours()
-    if hours is None:
-        lines.append("time: unknown until a first run, e.g. with --limit 32")
-    else:
-        lines.append(f"time: about {hours:.2f} worker-hours at the speed of the last run")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_batch.data.images import encode_png, read_mask, read_picture
+from diffedit_batch.data.images import encode_png, read_mask, read_picture, read_size
 from diffedit_batch.errors import RowError
 from diffedit_batch.schema import ImageRef
 
@@ -401,3 +401,51 @@ def test_text_that_unpacks_into_much_is_refused_or_left(tmp_path: Path, chunk: s
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_a_size_is_that_of_the_picture(tmp_path: Path, kind: str, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation:
+        exif[ORIENTATION] = orientation
+    data = encoded(Image.fromarray(scene(30, 50)), kind, exif=exif)
+    height, width = picture_of(tmp_path, data).shape[:2]
+    assert read_size(stored(tmp_path, data), **LIMITS) == (width, height)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_size_is_read_without_the_pixels(tmp_path: Path, kind: str) -> None:
+    data = encoded(Image.fromarray(scene(300, 500)), kind, compress_level=0, quality=100)
+    assert len(data) > 100_000
+    assert read_size(stored(tmp_path, data[:70_000]), **LIMITS) == (500, 300)
+    assert refusal(stored(tmp_path, data[:70_000])).kind == "ImageUnreadable"
+
+
+def test_a_long_header_is_read_to_its_end(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[MAKE] = "x" * 60_000
+    exif[ORIENTATION] = 6
+    image = Image.fromarray(scene(30, 50))
+    data = encoded(image, "JPEG", exif=exif, icc_profile=b"y" * 100_000, quality=90)
+    assert data.index(b"\xff\xc0") > 1 << 16
+    assert read_size(stored(tmp_path, data), **LIMITS) == (30, 50)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", "ImageUnreadable"),
+        (b"no picture" * 10_000, "ImageUnreadable"),
+        (png_header(5_000, 5_000), "ImageTooLarge"),
+        (b"0" * 1_000_001, "ImageTooLarge"),
+    ],
+)
+def test_a_header_is_refused_as_the_picture_would_be(
+    tmp_path: Path, data: bytes, kind: str
+) -> None:
+    ref = stored(tmp_path, data)
+    with pytest.raises(RowError) as caught:
+        read_size(ref, **LIMITS)
+    assert caught.value.kind == kind == refusal(ref).kind
+    assert str(caught.value) == str(refusal(ref))

@@ -679,3 +679,30 @@ def test_empty_manifest_has_no_rows(folder: Path) -> None:
     manifest = Manifest(job(path), "")
     assert manifest.num_rows == 0
     assert list(manifest.rows()) == []
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_rows_are_kept_by_their_numbers_and_given_as_written(folder: Path, with_ids: bool) -> None:
+    rows = [{**CAT_TO_DOG, "target_prompt": f"dog {n}", "note": n} for n in range(9)]
+    for n, row in enumerate(rows):
+        row |= {"id": f"r{n}"} if with_ids else {}
+    write(folder / "m" / "1.parquet", rows[:5], row_group_size=2)
+    write(folder / "m" / "2.parquet", rows[5:], row_group_size=3)
+    config = job(folder / "m", input={"image_root": str(folder)})
+
+    def kept(manifest: Manifest) -> list[int]:
+        notes = [row.carried.column("note")[0].as_py() for row in manifest.rows()]
+        assert manifest.table()["note"].to_pylist() == notes
+        assert manifest.num_rows == len(notes)
+        return notes
+
+    manifest = Manifest(config, "model@1")
+    assert manifest.table().to_pylist() == rows
+    manifest.keep([1, 4, 5, 8])
+    assert kept(manifest) == [1, 4, 5, 8]
+    manifest.keep([1, 3])
+    assert kept(manifest) == [4, 8]
+    assert manifest.table().to_pylist() == [rows[4], rows[8]]
+    manifest = Manifest(config, "model@1", where="note % 2 = 1")
+    manifest.keep([0, 3])
+    assert kept(manifest) == [1, 7]

@@ -234,3 +234,35 @@ def test_the_page_is_whole_and_asks_for_nothing_else() -> None:
     for path in PAGE.iterdir():
         text = path.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?:|innerHTML|outerHTML|insertAdjacent|document\.write", text)
+
+
+def test_variants_are_named_in_ascending_order(tmp_path: Path) -> None:
+    labels = ("seed=10", "seed=9", "a=0.35, b=x", "a=0.5, b=w", "a=0.35, b=w", "a=-1, b=w")
+    rows = [row(label, n, variant_of="a", variant=label) for n, label in enumerate(labels)]
+    rows.append(row("other", 9, variant_of=None, variant=None))
+    report = build_report(write_output(tmp_path, rows))
+    [meta] = arguments_of(report.page.parent / "data.js")
+    assert meta["variants"] == [
+        *("a=-1, b=w", "a=0.35, b=w", "a=0.35, b=x", "a=0.5, b=w", "seed=9", "seed=10")
+    ]
+    found = {one["id"]: (one["variant_of"], one["variant"]) for one in shown(report)}
+    assert found["seed=9"] == ("a", "seed=9")
+    assert found["other"] == (None, None)
+
+
+@pytest.mark.parametrize(
+    "columns", [{"variant": "x"}, {"variant_of": 1, "variant": 2}, {"variant_of": "x"}]
+)
+def test_other_columns_of_these_names_are_no_variants(
+    tmp_path: Path, columns: dict[str, object]
+) -> None:
+    report = build_report(write_output(tmp_path, [row("a", 1, **columns)]))
+    [meta] = arguments_of(report.page.parent / "data.js")
+    assert meta["variants"] == []
+
+
+def test_more_variants_than_anyone_compares_are_none(tmp_path: Path) -> None:
+    rows = [row(f"{n}", n, image="", variant_of="a", variant=f"{n}") for n in range(101)]
+    report = build_report(write_output(tmp_path, rows))
+    [meta] = arguments_of(report.page.parent / "data.js")
+    assert meta["variants"] == []

@@ -280,6 +280,104 @@ def test_failures_and_summary(page: Any, gallery: str) -> None:
     assert page.locator("#summary").is_visible()
 
 
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a gallery of three rows in three variants; one has failed, one is missing."""
+    rows = []
+    for number, name in enumerate(("first", EVIL, "عربي/1?#&")):
+        for step, value in enumerate(("0.35", "0.5", "0.05")):
+            label = f"mask_threshold={value}, preset=paper"
+            told = {"variant_of": name, "variant": label, "image": f"{number}.png"}
+            if (number, step) == (1, 0):
+                message = f"no file {EVIL}"
+                rows.append(failure(f"{name} {label}", "edit", "Broken", message, **told))
+            elif (number, step) != (2, 1):
+                scores = {"mask_coverage": (number + 1) / 10 + step / 100}
+                rows.append(row(f"{name} {label}", 3 * number + step, **told, **scores))
+    folder = tmp_path_factory.mktemp("sweep")
+    return build_report(write_output(folder, rows)).page.as_uri()
+
+
+def test_variants_of_a_row_stand_side_by_side(page: Any, sweep: str) -> None:
+    visit(page, sweep)
+    variants = page.locator("#variants")
+    assert variants.get_by_role("status").inner_text() == "3 rows, 3 variants"
+    heads = variants.locator("thead th").all_inner_texts()
+    assert [head.split("\n")[0] for head in heads] == [
+        *("Source", "mask_threshold=0.05", "mask_threshold=0.35", "mask_threshold=0.5")
+    ]
+    assert "preset=paper" in heads[1]
+    assert "median 22.0\u202f% · 40.0\u202fdB" in heads[1]
+    assert "1 failed" in heads[2]
+    lines = variants.locator("tbody tr")
+    assert lines.locator("th .id").all_inner_texts() == [EVIL, "first", "عربي/1?#&"]
+    first = lines.nth(1).locator("td")
+    assert [one.split("\n")[0] for one in first.all_inner_texts()] == [
+        *("Mask12.0\u202f%", "Mask10.0\u202f%", "Mask11.0\u202f%")
+    ]
+    alts = first.first.locator("img").evaluate_all("all => all.map((one) => one.alt)")
+    assert alts[0] == "Edited: a blue circle on grass"
+    assert f"no file {EVIL}" in lines.nth(0).locator("td").nth(1).inner_text()
+    assert lines.nth(2).locator("td").nth(2).inner_text() == "not done"
+    masks = variants.locator(".with-mask")
+    assert masks.first.is_visible()
+    page.keyboard.press("m")
+    assert masks.first.is_hidden()
+    variants.get_by_role("checkbox", name="Masks").check()
+    assert masks.first.is_visible()
+
+
+def test_variants_open_one_edit_and_follow_the_filters(page: Any, sweep: str) -> None:
+    visit(page, sweep)
+    name = "first mask_threshold=0.35, preset=paper"
+    button = page.get_by_role("button", name=f"Open {name}, edited")
+    button.click()
+    assert page.locator("#detail h2").inner_text() == name
+    assert "#row=first+mask_threshold" in page.url
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#detail h2").inner_text() == "first mask_threshold=0.5, preset=paper"
+    page.keyboard.press("Escape")
+    focused = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert focused == "Open first mask_threshold=0.5, preset=paper, edited"
+    page.get_by_label("Mask coverage to, %").fill("11.5")
+    page.get_by_label("Mask coverage to, %").press("Enter")
+    said = page.locator("#variants").get_by_role("status").inner_text()
+    assert said == "1 row with an edit that matches the filters, 3 variants"
+    opacity = "all => all.map((one) => getComputedStyle(one).opacity)"
+    assert page.locator("button.variant").evaluate_all(opacity) == ["0.3", "1", "1"]
+    page.get_by_role("button", name="Edits", exact=True).click()
+    assert page.locator("#found").inner_text() == "2 of 8 edits"
+    address = page.url
+    assert "view=edits" in address
+    page.goto("about:blank")
+    visit(page, address)
+    assert page.locator("#edits").is_visible()
+    page.keyboard.press("4")
+    assert page.locator("#variants table").is_visible()
+
+
+def test_variants_on_a_phone_scroll_in_their_own_box(page: Any, sweep: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    visit(page, sweep)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    source = page.locator("#variants tbody th").first
+    before = source.bounding_box()["x"]
+    page.evaluate("document.querySelector('.sheet-of-variants').scrollTo(120, 60)")
+    page.wait_for_timeout(200)
+    assert source.bounding_box()["x"] == before, "what was edited stays in sight"
+    head = page.locator("#variants thead th").nth(1).bounding_box()
+    box = page.locator(".sheet-of-variants").bounding_box()
+    assert abs(head["y"] - box["y"]) <= 2, "and what is different"
+
+
+def test_without_variants_there_is_no_such_view(page: Any, gallery: str) -> None:
+    visit(page, f"{gallery}#view=variants")
+    assert page.locator("#edits").is_visible()
+    assert page.locator("[data-view=variants]").is_hidden()
+    page.keyboard.press("4")
+    assert page.locator("#edits").is_visible()
+
+
 def test_dark_mode_and_what_a_page_without_its_data_says(
     browser: Any, gallery: str, tmp_path: Path
 ) -> None:

@@ -2,7 +2,10 @@
 /* What is shown, as the part of an address behind its #, for others to open. */
 
 const address = (() => {
-  const VIEWS = ["edits", "failures", "summary"];
+  const VIEWS = ["edits", "failures", "summary", "variants"];
+
+  /* What is shown where an address says nothing. */
+  const home = (meta) => (meta.variants.length ? "variants" : "edits");
 
   /* The state an address stands for. */
   function read(meta) {
@@ -20,8 +23,9 @@ const address = (() => {
       }
     }
     const view = given.get("view");
+    const isView = VIEWS.includes(view) && (view !== "variants" || meta.variants.length);
     return {
-      view: VIEWS.includes(view) ? view : "edits",
+      view: isView ? view : home(meta),
       search: given.get("q") || "",
       statuses: names("status"),
       causes: names("cause"),
@@ -33,7 +37,7 @@ const address = (() => {
 
   function write(state) {
     const said = new URLSearchParams();
-    if (state.view !== "edits") said.set("view", state.view);
+    if (state.view !== home(gallery.meta)) said.set("view", state.view);
     if (state.search) said.set("q", state.search);
     if (state.statuses.size) said.set("status", [...state.statuses].join(","));
     if (state.causes.size) said.set("cause", [...state.causes].join(","));

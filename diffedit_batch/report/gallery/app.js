@@ -13,7 +13,9 @@
     ["m", "show the mask"],
     ["s", "slider or side by side"],
     ["c", "copy a link"],
-    ["1 2 3", "edits, failures, summary"],
+    meta && meta.variants.length
+      ? ["1 2 3 4", "edits, failures, summary, variants"]
+      : ["1 2 3", "edits, failures, summary"],
     ["Esc", "close"],
     ["?", "these keys"],
   ];
@@ -59,6 +61,7 @@
         pages.failures(byId("failures"), (patch) => change(patch, true));
       if (state.view === "summary")
         pages.summary(byId("summary"), found.rows, found.failing, (patch) => change(patch, true));
+      if (state.view === "variants") variants.show(found.rows);
     }
     showRow();
   }
@@ -96,12 +99,12 @@
     }
     const row = gallery.rowOf.get(state.row);
     if (row !== undefined) {
-      const place = found.rows.indexOf(row);
+      const place = inOrder().indexOf(row);
       detail.show(
         row,
         place < 0
           ? "not among the edits found"
-          : `${count(place + 1)} of ${count(found.rows.length)}`,
+          : `${count(place + 1)} of ${count(inOrder().length)}`,
       );
     } else if (!isLoading) {
       byId("found").textContent = `No row has the id ${state.row}`;
@@ -109,9 +112,15 @@
     }
   }
 
+  /* The rows found, as they follow each other on the page. */
+  function inOrder() {
+    return state.view === "variants" ? variants.order() : found.rows;
+  }
+
   function step(by) {
-    const place = found.rows.indexOf(gallery.rowOf.get(state.row));
-    const next = found.rows[place < 0 ? 0 : place + by];
+    const rows = inOrder();
+    const place = rows.indexOf(gallery.rowOf.get(state.row));
+    const next = rows[place < 0 ? 0 : place + by];
     if (next !== undefined) change({ row: gallery.cell("id", next) });
   }
 
@@ -119,6 +128,7 @@
     const row = gallery.rowOf.get(state.row);
     change({ row: null });
     if (state.view === "edits") cards.reveal(row);
+    if (state.view === "variants") variants.reveal(row);
   }
 
   function press(event) {
@@ -141,6 +151,8 @@
       1: () => change({ view: "edits" }, true),
       2: () => change({ view: "failures" }, true),
       3: () => change({ view: "summary" }, true),
+      4: meta.variants.length ? () => change({ view: "variants" }, true) : null,
+      m: state.view === "variants" ? variants.switchMasks : null,
     }[event.key];
     if (action) {
       event.preventDefault();
@@ -207,6 +219,7 @@
       clearTimeout(timer);
       timer = setTimeout(() => change({ search: byId("search").value.trim() }), 120);
     });
+    document.querySelector("[data-view=variants]").hidden = !meta.variants.length;
     for (const button of document.querySelectorAll("[data-view]")) {
       button.addEventListener("click", () => change({ view: button.dataset.view }, true));
     }
@@ -240,6 +253,7 @@
     cards.start({ root: byId("cards"), scroller: byId("main"), pager: byId("pager") }, (row) =>
       change({ row: gallery.cell("id", row) }, true),
     );
+    variants.start(byId("variants"), (row) => change({ row: gallery.cell("id", row) }, true));
     detail.start(byId("detail"), step, close);
   }
 

@@ -220,5 +220,5 @@ const pages = (() => {
     );
   }
 
-  return { failures, summary };
+  return { failures, summary, median };
 })();
