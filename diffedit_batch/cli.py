@@ -104,6 +104,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where the source images are (where the runs found them)",
     )
+    export = add(
+        "export", _export, "Copy an output into a dataset that other tools open, with its card."
+    )
+    export.add_argument("output", help="output folder of a job")
+    export.add_argument(
+        "--to", required=True, metavar="FOLDER", help="where to, local or s3://, gs://, ..."
+    )
+    export.add_argument(
+        "--format",
+        choices=("parquet", "imagefolder", "webdataset"),
+        default="parquet",
+        help="Parquet with the pictures inside, files beside a table, or tar files (parquet)",
+    )
+    export.add_argument(
+        "--image-root",
+        metavar="FOLDER",
+        help="where the source images are (where the runs found them)",
+    )
     demo = add("demo", _demo, "Render scenes, edit them with the embedded model, draw a picture.")
     demo.add_argument("folder", nargs="?", default="out/demo", type=Path, help="(out/demo)")
     return parser
@@ -277,20 +295,45 @@ def _status(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from diffedit_batch.report.build import build_report
 
+    with _row_counter() as show:
+        report = build_report(arguments.output, arguments.to, arguments.image_root, show)
+    print(f"{report.num_rows} rows; pictures: {report.num_made} made, {report.num_reused} reused")
+    for reason, number in report.missing.most_common():
+        print(f"  no {reason}: {number}")
+    print(f"gallery: {report.page}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from diffedit_batch.export.export import export_output
+
+    with _row_counter() as show:
+        export = export_output(
+            arguments.output, arguments.to, arguments.format, arguments.image_root, show
+        )
+    print(f"{export.num_rows} rows in {export.num_files} files")
+    if export.num_failed:
+        print(f"  left out: {export.num_failed} that failed")
+    for reason, number in export.missing.most_common():
+        print(f"  no {reason}: {number}")
+    print(f"dataset: {arguments.to}  card: README.md")
+    return 0
+
+
+@contextmanager
+def _row_counter() -> Iterator[Callable[[int, int], None]]:
+    """What counts rows up on a terminal."""
     is_terminal = sys.stderr.isatty()
 
     def show(num_done: int, num_rows: int) -> None:
         if is_terminal and (num_done % 100 == 0 or num_done == num_rows):
             print(f"\r\033[K{num_done}/{num_rows} rows", end="", file=sys.stderr, flush=True)
 
-    report = build_report(arguments.output, arguments.to, arguments.image_root, show)
-    if is_terminal:
-        print("\r\033[K", end="", file=sys.stderr)
-    print(f"{report.num_rows} rows; pictures: {report.num_made} made, {report.num_reused} reused")
-    for reason, number in report.missing.most_common():
-        print(f"  no {reason}: {number}")
-    print(f"gallery: {report.page}")
-    return 0
+    try:
+        yield show
+    finally:
+        if is_terminal:
+            print("\r\033[K", end="", file=sys.stderr)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -8,18 +8,25 @@ becomes white; metadata is not kept.
 import functools
 import io
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from diffedit_batch.data.files import read_file
 from diffedit_batch.data.parquet import open_parquet
 from diffedit_batch.errors import ManifestError, RowError
 from diffedit_batch.schema import ImageRef
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+FORMATS = tuple(SUFFIXES)
+XMP = "XML:com.adobe.xmp"
+"""The keyword of XMP in a PNG."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,6 +48,16 @@ def read_picture(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[n
     return np.array(_to_rgb(_upright(image)))
 
 
+def read_original(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> tuple[bytes, str]:
+    """The bytes of an image as they are stored, and what a file of them ends in (`.jpg`).
+
+    Raises:
+        RowError: as `read_picture`, but that only its head is looked at.
+    """
+    data = _read_bytes(ref, max_bytes)
+    return data, SUFFIXES[str(_open(data, max_pixels).format)]
+
+
 def read_mask(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[np.bool_]:
     """An own mask as bool (H, W): true where the picture is brighter than mid grey and opaque.
 
@@ -51,13 +68,22 @@ def read_mask(ref: ImageRef, *, max_bytes: int, max_pixels: int) -> NDArray[np.b
     return np.asarray(np.array(_to_rgb(image, "black")).mean(axis=2) > 127.5)
 
 
-def encode_png(picture: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
-    """A uint8 (H, W, 3) picture as RGB, or a bool (H, W) mask as 8-bit grey (0 and 255)."""
+def encode_png(
+    picture: NDArray[np.uint8] | NDArray[np.bool_], texts: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
+    """A uint8 (H, W, 3) picture as RGB, a uint8 (H, W) map as 8-bit grey, or a bool (H, W) mask as
+    such (0 and 255); with text chunks by keyword, in Unicode where Latin-1 does not do.
+    """
+    chunks = PngInfo()
+    for keyword, text in texts.items():
+        # The one keyword that readers of XMP look for, in no other kind of chunk.
+        add = chunks.add_itxt if keyword == XMP else chunks.add_text
+        add(keyword, text)
     pixels = picture * np.uint8(255) if picture.dtype == np.bool_ else picture
     buffer = io.BytesIO()
     # Level 1 would take two thirds of the time, for files a tenth larger on pictures of noise and
     # a third on drawings; threads do it beside the device, and files are kept for long.
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6, pnginfo=chunks)
     return buffer.getvalue()
 
 
@@ -81,21 +107,35 @@ def _read_bytes(ref: ImageRef, max_bytes: int) -> bytes:
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    image = _open(data, max_pixels)
+    with _refusals(data):
+        image.load()
+    return image
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """The image, of which only the head was looked at."""
+    with _refusals(data):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise RowError(
+                "load",
+                "ImageTooLarge",
+                f"{width} x {height} pixels, more than input.max_pixels {max_pixels:,}",
+            )
+    return image
+
+
+@contextmanager
+def _refusals(data: bytes) -> Iterator[None]:
+    """Whatever goes wrong with these bytes is the row's error."""
     try:
         with warnings.catch_warnings():
             # Our own limit decides, before decoding; Pillow's only warns at first. It also warns of
             # EXIF it cannot read.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            width, height = image.size
-            if width * height > max_pixels:
-                raise RowError(
-                    "load",
-                    "ImageTooLarge",
-                    f"{width} x {height} pixels, more than input.max_pixels {max_pixels:,}",
-                )
-            image.load()
-        return image
+            yield
     except RowError:
         raise
     except UnidentifiedImageError:
