@@ -10,7 +10,7 @@ from diffedit_batch.data.lease import hold_lease
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.parts import Asked
 from diffedit_batch.data.storage import Storage, file_names
-from diffedit_batch.schema import FILE_COLUMNS
+from diffedit_batch.schema import FILE_COLUMNS, LATER_COLUMNS
 
 
 def edited(row_id: str, fingerprint: str = "f", **more: Any) -> dict[str, Any]:
@@ -31,6 +31,11 @@ def failed(row_id: str, fingerprint: str = "f", **more: Any) -> dict[str, Any]:
     return {**row, "status": "failed", **dict.fromkeys(FILE_COLUMNS, "")}
 
 
+def older(row: dict[str, Any]) -> dict[str, Any]:
+    """The row as earlier versions of the job wrote it."""
+    return {name: value for name, value in row.items() if name not in LATER_COLUMNS}
+
+
 def commit(storage: Storage, *parts: list[dict[str, Any]] | pa.Table) -> list[str]:
     """The parts of one run, with their pictures; returns their names."""
     names = []
@@ -40,7 +45,7 @@ def commit(storage: Storage, *parts: list[dict[str, Any]] | pa.Table) -> list[st
             table = part if isinstance(part, pa.Table) else pa.Table.from_pylist(part)
             if table.num_rows < 100 and "edited_file_name" in table.column_names:
                 for row in table.to_pylist():
-                    for name in {row[column] for column in FILE_COLUMNS} - {""}:
+                    for name in {row.get(column, "") for column in FILE_COLUMNS} - {""}:
                         storage.write(name, row["id"].encode())
             names.append(ledger.commit(table))
     return names

@@ -91,7 +91,7 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def resize_map(soft: SoftMap, size: tuple[int, int]) -> SoftMap:
-    """The map, or its latent cells, at `size` (width, height)."""
+    """The map at `size` (width, height); itself where it has that size."""
     if soft.shape[::-1] == size:
         return soft
     return np.array(Image.fromarray(soft).resize(size, Image.Resampling.BILINEAR))

@@ -143,12 +143,16 @@ class EditResult:
         large differences are; `map_mean` and `map_max` do. Black where there was nothing to change:
         stretched to 0..1, a flat map would show rounding.
         """
-        if self.difference is None:
+        if self.difference is None or self.working_mask is None:
             return None
         edit = self.request.edit
         assert edit.mask_rule is not None, "the parameters of a request are resolved"
-        difference = torch.from_numpy(self.difference)
-        scaled = torch.zeros_like(difference)
-        if self.working is not None:
-            scaled = rescale(difference, edit.mask_rule, edit.mask_thresholding_ratio)
-        return resize_map((scaled * 255).round().to(torch.uint8).numpy(), self.size)
+        scaled = torch.from_numpy(self.difference)
+        if self.working is None:
+            scaled = torch.zeros_like(scaled)
+        else:
+            scaled = rescale(scaled, edit.mask_rule, edit.mask_thresholding_ratio)
+        factor = self.working_mask.shape[0] // scaled.shape[0]
+        soft = (scaled * 255).round().to(torch.uint8)
+        soft = soft.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
+        return resize_map(soft.numpy(), self.size)
