@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["plan"], ["prepare"], ["status"], ["report"], ["demo"]]
+    "command", [[], ["run"], ["plan"], ["prepare"], ["status"], ["report"], ["export"], ["demo"]]
 )
 def test_help_of_every_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
