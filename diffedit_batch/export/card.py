@@ -30,7 +30,7 @@ class Card:
     """Gathers what there is to say of rows while they pass by.
 
     Args:
-        name: of the output.
+        name: of the export.
         counts: all its rows, by status.
     """
 
@@ -146,4 +146,4 @@ def _table(head: Iterable[str], lines: Iterable[Iterable[object]]) -> list[str]:
 
 def _escape(text: str) -> str:
     """The text as nothing but text, in one line of Markdown."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]()<>#!|~&:@$])", r"\\\1", " ".join(text.split()))

@@ -84,7 +84,7 @@ def export_output(
     _take(target, form)
     export = Export(num_failed=rows.counts["failed"])
     num_expected = rows.counts.total() - export.num_failed
-    card = Card(storage.full("").rstrip("/").rpartition("/")[2], rows.counts)
+    card = Card(target.full("").rstrip("/").rpartition("/")[2], rows.counts)
 
     def watched(samples: Iterable[Sample]) -> Iterator[Sample]:
         for sample in samples:
