@@ -9,7 +9,8 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,24 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("output", help="output folder of a job")
     report.add_argument("--to", type=Path, metavar="FOLDER", help="where to (OUTPUT/report)")
     report.add_argument(
+        "--image-root",
+        metavar="FOLDER",
+        help="where the source images are (where the runs found them)",
+    )
+    export = add(
+        "export", _export, "Copy an output into a dataset that other tools open, with its card."
+    )
+    export.add_argument("output", help="output folder of a job")
+    export.add_argument(
+        "--to", required=True, metavar="FOLDER", help="where to, local or s3://, gs://, ..."
+    )
+    export.add_argument(
+        "--format",
+        choices=("parquet", "imagefolder", "webdataset"),
+        default="parquet",
+        help="Parquet with the pictures inside, files beside a table, or tar files (parquet)",
+    )
+    export.add_argument(
         "--image-root",
         metavar="FOLDER",
         help="where the source images are (where the runs found them)",
@@ -260,19 +279,44 @@ def _report(arguments: argparse.Namespace) -> int:
 def _write_gallery(output: str, to: Path | None, image_root: str | None = None) -> None:
     from diffedit_batch.report.build import build_report
 
+    with _row_counter() as show:
+        report = build_report(output, to, image_root, show)
+    print(f"{report.num_rows} rows; pictures: {report.num_made} made, {report.num_reused} reused")
+    for reason, number in report.missing.most_common():
+        print(f"  no {reason}: {number}")
+    print(f"gallery: {report.page}")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from diffedit_batch.export.export import export_output
+
+    with _row_counter() as show:
+        export = export_output(
+            arguments.output, arguments.to, arguments.format, arguments.image_root, show
+        )
+    print(f"{export.num_rows} rows in {export.num_files} files")
+    if export.num_failed:
+        print(f"  left out: {export.num_failed} that failed")
+    for reason, number in export.missing.most_common():
+        print(f"  no {reason}: {number}")
+    print(f"dataset: {arguments.to}  card: README.md")
+    return 0
+
+
+@contextmanager
+def _row_counter() -> Iterator[Callable[[int, int], None]]:
+    """What counts rows up on a terminal."""
     is_terminal = sys.stderr.isatty()
 
     def show(num_done: int, num_rows: int) -> None:
         if is_terminal and (num_done % 100 == 0 or num_done == num_rows):
             print(f"\r\033[K{num_done}/{num_rows} rows", end="", file=sys.stderr, flush=True)
 
-    report = build_report(output, to, image_root, show)
-    if is_terminal:
-        print("\r\033[K", end="", file=sys.stderr)
-    print(f"{report.num_rows} rows; pictures: {report.num_made} made, {report.num_reused} reused")
-    for reason, number in report.missing.most_common():
-        print(f"  no {reason}: {number}")
-    print(f"gallery: {report.page}")
+    try:
+        yield show
+    finally:
+        if is_terminal:
+            print("\r\033[K", end="", file=sys.stderr)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

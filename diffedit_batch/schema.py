@@ -152,8 +152,11 @@ RESULT_SCHEMA = pa.schema(
         pa.field("error_message", pa.string(), nullable=False),
         pa.field("edited_file_name", pa.string(), nullable=False),
         pa.field("mask_file_name", pa.string(), nullable=False),
+        pa.field("map_file_name", pa.string(), nullable=False),
         pa.field("edited_sha256", pa.string(), nullable=False),
         pa.field("mask_sha256", pa.string(), nullable=False),
+        pa.field("map_sha256", pa.string(), nullable=False),
+        pa.field("digital_source_type", pa.string(), nullable=False),
         pa.field("image", pa.string(), nullable=False),
         pa.field("source_prompt", pa.list_(pa.string())),
         pa.field("target_prompt", pa.list_(pa.string())),
@@ -185,6 +188,12 @@ RESULT_SCHEMA = pa.schema(
     ]
 )
 """One row per manifest row; the manifest's other columns follow."""
+
+FILE_COLUMNS = ("edited_file_name", "mask_file_name", "map_file_name")
+"""Columns that name a file of the row, or are empty where it has none."""
+
+LATER_COLUMNS = ("map_file_name", "map_sha256", "digital_source_type")
+"""Columns that results of earlier versions lack, and that are empty where they are read."""
 
 RESERVED_COLUMNS = frozenset(RESULT_SCHEMA.names) - frozenset(INPUT_COLUMNS) - set(EDIT_PARAMETERS)
 """Names a manifest may not use for its own columns."""

@@ -16,6 +16,7 @@ from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import ModelError, RowError
 from diffedit_batch.runtime.records import error_columns
 from diffedit_batch.runtime.worker import BundleResult, Group, WorkerInfo
+from diffedit_batch.schema import FILE_COLUMNS
 
 
 def obey(order: str) -> None:
@@ -89,10 +90,10 @@ class PaintingWorker(FakeWorker):
         requests = {request.id: request for group in groups for request in group}
         for row in result.rows:
             if row["status"] == "unchanged":
-                edited, mask = file_names(row["id"], requests[row["id"]].fingerprint)
-                for name in (edited, mask):
+                names = file_names(row["id"], requests[row["id"]].fingerprint)
+                for name in names:
                     storage.write(name, b"a picture")
-                row |= {"edited_file_name": edited, "mask_file_name": mask}
+                row |= zip(FILE_COLUMNS, names, strict=True)
         return result
 
 

@@ -84,15 +84,20 @@ def check_output(folder: Path, num_rows: int) -> list[dict[str, Any]]:
     assert set(success["parts"]) == {path.name for path in (output / "results").iterdir()}
     listed = set()
     for row in rows:
-        files = {row[f"{name}_file_name"]: row[f"{name}_sha256"] for name in ("edited", "mask")}
-        assert ("" in files) == (row["status"] == "failed" or row["width"] is None)
+        kinds = ("edited", "mask", "map")
+        files = {row[f"{name}_file_name"]: row[f"{name}_sha256"] for name in kinds}
+        has_none = row["status"] == "failed" or row["width"] is None
+        assert [bool(row[f"{name}_file_name"]) for name in kinds[:2]] == [not has_none] * 2
+        assert bool(row["map_file_name"]) == (row["map_max"] is not None)
         for name, digest in files.items():
             if name:
                 listed.add(name)
                 assert hashlib.sha256((output / name).read_bytes()).hexdigest() == digest
                 assert picture(output, name).shape[:2] == (row["height"], row["width"])
     on_disk = {
-        p.relative_to(output) for d in ("edited", "masks") for p in (output / d).rglob("*.png")
+        p.relative_to(output)
+        for d in ("edited", "masks", "maps")
+        for p in (output / d).rglob("*.png")
     }
     assert {str(path) for path in on_disk} == listed
     [lease] = (output / "_diffedit").rglob("*.*")  # and nothing temporary

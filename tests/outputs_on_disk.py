@@ -15,7 +15,7 @@ from diffedit_batch.config import EditConfig
 from diffedit_batch.data.lease import hold_lease
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.storage import Storage, file_names
-from diffedit_batch.schema import RESULT_SCHEMA
+from diffedit_batch.schema import FILE_COLUMNS, RESULT_SCHEMA
 
 RUN = "20261122T160000-abcdef"
 STARTED = datetime(2026, 11, 22, 16, tzinfo=UTC)
@@ -43,7 +43,7 @@ def png(color: tuple[int, int, int] | int, size: tuple[int, int] = (48, 32)) -> 
 
 def row(row_id: str, number: int = 0, **columns: Any) -> dict[str, Any]:
     """An edited row, unless `columns` say something else."""
-    edited, mask = file_names(row_id, f"f{number}")
+    names = file_names(row_id, f"f{number}")
     return {
         **_NOTHING,
         "id": row_id,
@@ -51,10 +51,12 @@ def row(row_id: str, number: int = 0, **columns: Any) -> dict[str, Any]:
         "image": f"{number}.png",
         "source_prompt": ["a red circle on grass"],
         "target_prompt": ["a blue circle on grass"],
-        "edited_file_name": edited,
-        "mask_file_name": mask,
+        "edited_file_name": names.edited,
+        "mask_file_name": names.mask,
+        "map_file_name": names.map,
         "edited_sha256": f"edited {row_id} {number}",
         "mask_sha256": f"mask {row_id} {number}",
+        "map_sha256": f"map {row_id} {number}",
         "mask_coverage": 0.5,
         "background_psnr": 40.0,
         "map_contrast": 3.0,
@@ -69,7 +71,7 @@ def row(row_id: str, number: int = 0, **columns: Any) -> dict[str, Any]:
 
 def failure(row_id: str, stage: str, kind: str, message: str, **columns: Any) -> dict[str, Any]:
     """A failed row."""
-    empty = ("edited_file_name", "mask_file_name", "edited_sha256", "mask_sha256")
+    empty = (*FILE_COLUMNS, "edited_sha256", "mask_sha256", "map_sha256")
     scores = ("mask_coverage", "background_psnr", "map_contrast", "width", "height", "seconds")
     return {
         **row(row_id),
@@ -102,6 +104,8 @@ def write_output(folder: Path, rows: Iterable[dict[str, Any]], *, is_finished: b
         if one["edited_file_name"]:
             pictures[folder / "output" / one["edited_file_name"]] = png((90, 120, shade))
             pictures[folder / "output" / one["mask_file_name"]] = png(255)
+        if one["map_file_name"]:
+            pictures[folder / "output" / one["map_file_name"]] = png(200)
         for path, data in pictures.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)

@@ -10,23 +10,30 @@ from diffedit_batch.data.lease import hold_lease
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.parts import Asked
 from diffedit_batch.data.storage import Storage, file_names
+from diffedit_batch.schema import FILE_COLUMNS, LATER_COLUMNS
 
 
 def edited(row_id: str, fingerprint: str = "f", **more: Any) -> dict[str, Any]:
-    picture, mask = file_names(row_id, fingerprint)
+    names = file_names(row_id, fingerprint)
     return {
         "id": row_id,
         "fingerprint": fingerprint,
         "status": "edited",
-        "edited_file_name": picture,
-        "mask_file_name": mask,
+        **dict(zip(FILE_COLUMNS, names, strict=True)),
+        "map_sha256": "",
+        "digital_source_type": "",
         **more,
     }
 
 
 def failed(row_id: str, fingerprint: str = "f", **more: Any) -> dict[str, Any]:
     row = edited(row_id, fingerprint, **more)
-    return {**row, "status": "failed", "edited_file_name": "", "mask_file_name": ""}
+    return {**row, "status": "failed", **dict.fromkeys(FILE_COLUMNS, "")}
+
+
+def older(row: dict[str, Any]) -> dict[str, Any]:
+    """The row as earlier versions of the job wrote it."""
+    return {name: value for name, value in row.items() if name not in LATER_COLUMNS}
 
 
 def commit(storage: Storage, *parts: list[dict[str, Any]] | pa.Table) -> list[str]:
@@ -38,7 +45,7 @@ def commit(storage: Storage, *parts: list[dict[str, Any]] | pa.Table) -> list[st
             table = part if isinstance(part, pa.Table) else pa.Table.from_pylist(part)
             if table.num_rows < 100 and "edited_file_name" in table.column_names:
                 for row in table.to_pylist():
-                    for name in {row["edited_file_name"], row["mask_file_name"]} - {""}:
+                    for name in {row.get(column, "") for column in FILE_COLUMNS} - {""}:
                         storage.write(name, row["id"].encode())
             names.append(ledger.commit(table))
     return names

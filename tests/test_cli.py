@@ -32,7 +32,8 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["plan"], ["prepare"], ["preview"], ["status"], ["report"], ["demo"]]
+    "command",
+    [[], ["run"], ["plan"], ["prepare"], ["preview"], ["status"], ["report"], ["export"], ["demo"]],
 )
 def test_help_of_every_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -438,9 +439,30 @@ def test_report_says_where_the_gallery_is_and_what_it_lacks(
     assert cli.main(["report", output, "--to", str(to)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "2 rows; pictures: 5 made, 0 reused",
+        "2 rows; pictures: 7 made, 0 reused",
         "  no source: ImageNotFound: 1",
         f"gallery: {to}/index.html",
     ]
-    assert cli.main(["report", output, "--to", str(tmp_path / "output" / "edited")]) == 2
+    for command in ("report", "export"):
+        assert cli.main([command, output, "--to", str(tmp_path / "output" / "edited")]) == 2
     assert "name another folder with --to" in capsys.readouterr().err
+
+
+def test_export_says_what_it_wrote_and_what_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = str(tmp_path / "dataset")
+    assert cli.main(["export", str(tmp_path), "--to", to]) == 5
+    assert "holds no results of this job" in capsys.readouterr().err
+    rows = [outputs_on_disk.row("a", 1), outputs_on_disk.row("b", 2)]
+    rows.append(outputs_on_disk.failure("c", "load", "ImageNotFound", "no file"))
+    output = outputs_on_disk.write_output(tmp_path, rows)
+    (tmp_path / "2.png").unlink()
+    for arguments, num_files in (([], 1), (["--format", "imagefolder"], 8)):
+        assert cli.main(["export", output, "--to", to, *arguments]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            f"2 rows in {num_files} files",
+            "  left out: 1 that failed",
+            "  no source_image: ImageNotFound: 1",
+            f"dataset: {to}  card: README.md",
+        ]

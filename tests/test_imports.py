@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": EVERYBODY,
     "demo": {"data"} | EVERYBODY,
     "report": {"data"} | EVERYBODY,
+    "export": {"report", "data"} | EVERYBODY,
     "runtime": {"engine", "models", "data"} | EVERYBODY,
     "evaluation": {"engine", "models", "core", "data", "demo"} | EVERYBODY,
     "config": {"errors", "redact"},
@@ -25,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": {"redact"},
     "redact": set(),
     "terminal": {"runtime"} | EVERYBODY,
-    "cli": {"runtime", "demo", "report", "flags", "terminal"} | EVERYBODY,
+    "cli": {"runtime", "demo", "report", "export", "flags", "terminal"} | EVERYBODY,
     "flags": {"runtime"} | EVERYBODY,
     "benchmark": {"runtime", "engine", "models", "core", "data", "demo", "evaluation", "cli"}
     | EVERYBODY,
@@ -38,7 +39,7 @@ LIBRARIES = {
     "ray": {"runtime"},
     "duckdb": {"data"},
     "rich": {"terminal"},
-    "pyarrow": {"data", "runtime", "report", "demo", "schema", "evaluation", "benchmark"},
+    "pyarrow": {"data", "runtime", "report", "export", "demo", "schema", "evaluation", "benchmark"},
     "scipy": {"evaluation"},
     "skimage": {"evaluation"},
 }

@@ -177,8 +177,9 @@ def _write_results(config: JobConfig, num_done: int) -> None:
                 "id": [row_id for row_id, _ in versions],
                 "fingerprint": [fingerprint for _, fingerprint in versions],
                 "status": ["edited"] * len(versions),
-                "edited_file_name": [edited for edited, _ in names],
-                "mask_file_name": [mask for _, mask in names],
+                "edited_file_name": [name.edited for name in names],
+                "mask_file_name": [name.mask for name in names],
+                "map_file_name": [name.map for name in names],
             }
             columns = []
             for field in RESULT_SCHEMA:

@@ -18,6 +18,7 @@ from diffedit_batch.data.ledger import Ledger, failures, version_keys
 from diffedit_batch.data.parquet import open_parquet
 from diffedit_batch.data.parts import Asked, Keys, PartName, as_keys, find, row_key
 from diffedit_batch.errors import StorageError
+from diffedit_batch.schema import FILE_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +27,6 @@ SMALL_PART_ROWS = 10_000
 
 REPLACED = "_diffedit/replaced.parquet"
 """Paths that are about to be removed, in this order, for the next run if this one is killed."""
-
-_FILES = ["edited_file_name", "mask_file_name"]
 
 
 @dataclass
@@ -185,7 +184,7 @@ def _rewrite(
     for number in replaced:
         rows = index.of_part(number)
         table = ledger.read(index.parts[number])
-        orphans += _files(table.select(_FILES).filter(pa.array(~is_alive[rows])))
+        orphans += _files(table.select(FILE_COLUMNS).filter(pa.array(~is_alive[rows])))
         pending.append(table.filter(pa.array(is_kept[rows])))
         if sum(table.num_rows for table in pending) >= SMALL_PART_ROWS:
             flush()
@@ -202,7 +201,7 @@ def _orphans_of_late(
     for number, part in enumerate(late.parts):
         logger.warning("removing %s, which came after its run had lost its lease", part)
         is_orphan = ~is_alive[late.of_part(number)]
-        orphans += _files(ledger.read(part, _FILES).filter(pa.array(is_orphan)))
+        orphans += _files(ledger.read(part, list(FILE_COLUMNS)).filter(pa.array(is_orphan)))
     return orphans
 
 
@@ -225,7 +224,7 @@ def _rows_missing(ledger: Ledger, num_missing: str) -> StorageError:
 
 def _files(table: pa.Table) -> list[pa.Array]:
     """The names of the files that rows list."""
-    chunks = (chunk for name in _FILES for chunk in table[name].chunks)
+    chunks = (chunk for name in FILE_COLUMNS for chunk in table[name].chunks)
     return [chunk.filter(pc.not_equal(chunk, "")) for chunk in chunks]
 
 

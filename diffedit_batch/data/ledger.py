@@ -29,7 +29,8 @@ from diffedit_batch.data.parts import (
 )
 from diffedit_batch.data.persistence import is_passing
 from diffedit_batch.data.storage import Storage
-from diffedit_batch.errors import ManifestError
+from diffedit_batch.errors import ManifestError, StorageError
+from diffedit_batch.schema import LATER_COLUMNS, RESULT_SCHEMA
 
 T = TypeVar("T")
 
@@ -91,6 +92,28 @@ class Ledger:
             for entry in pc.value_counts(table["status"]).to_pylist():
                 counts[entry["values"]] += entry["counts"]
         return counts
+
+    def schema(self) -> pa.Schema:
+        """The columns of all parts together.
+
+        Raises:
+            StorageError: there are no parts, or one cannot be read, or they do not fit together.
+        """
+        schemas = []
+        for part in self.parts():
+            with suppress(FileNotFoundError):
+                schemas.append(self._open(part, lambda table: _completed(table.schema)))
+        if not schemas:
+            raise StorageError(
+                f"{self.storage.uri} holds no results of this job (no results/*.parquet); a run"
+                " writes the first ones within minutes"
+            )
+        try:
+            return pa.unify_schemas(schemas, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise StorageError(
+                f"parts under {self.storage.uri}/results do not fit together: {error}"
+            ) from error
 
     def type_problems(self, carried: pa.Schema) -> list[str]:
         """Why columns carried from a manifest cannot stand beside those of earlier runs."""
@@ -157,7 +180,8 @@ class Ledger:
                     yield self.read(part, columns)
 
     def read(self, part: PartName, columns: Columns | None = None) -> pa.Table:
-        """The rows of a part; all columns, or those named or picked, in their order.
+        """The rows of a part; all columns, or those named or picked, in their order. A part of an
+        earlier version is read as if it had the columns that came later, empty.
 
         Raises:
             FileNotFoundError: it is gone; a run that ends merges parts.
@@ -165,8 +189,14 @@ class Ledger:
         """
 
         def read(table: ParquetTable) -> pa.Table:
-            names = columns(table.schema) if callable(columns) else columns
-            return table.read(names or table.schema.names)
+            schema = _completed(table.schema)
+            names = columns(schema) if callable(columns) else columns or schema.names
+            found = table.read([name for name in names if name in table.schema.names])
+            for name in names:
+                if name not in found.column_names and name in LATER_COLUMNS:
+                    empty = pa.repeat("", found.num_rows)
+                    found = found.append_column(schema.field(name), empty)
+            return found.select(names)
 
         return self._open(part, read)
 
@@ -182,6 +212,14 @@ class Ledger:
                 raise not_ours(self.storage, part, reason) from error
 
         return self.storage.read_with(part.path, read)
+
+
+def _completed(schema: pa.Schema) -> pa.Schema:
+    """The columns of a part, with those that came later."""
+    for name in LATER_COLUMNS:
+        if name not in schema.names:
+            schema = schema.append(RESULT_SCHEMA.field(name))
+    return schema
 
 
 def version_keys(table: pa.Table) -> bytes:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import IO, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -123,6 +123,18 @@ class Storage:
 
         return self._persist("list", folder, names)
 
+    def find(self, folder: str) -> list[str]:
+        """Every file under `folder`, as a path, sorted. Raises StorageError."""
+
+        def find() -> list[str]:
+            try:
+                return sorted(self.fs.find(self.full(folder)))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+        start = len(self.full(""))
+        return [path[start:] for path in self._persist("list", folder, find)]
+
     def remove(self, paths: Iterable[str]) -> None:
         """Remove files; those already gone are no error.
 
@@ -185,8 +197,16 @@ def _sync_folder(path: str) -> None:
         os.close(folder)
 
 
-def file_names(row_id: str, row_fingerprint: str) -> tuple[str, str]:
-    """Relative names of the edited picture and of the mask of a row.
+class FileNames(NamedTuple):
+    """Relative names of the pictures of a row."""
+
+    edited: str
+    mask: str
+    map: str
+
+
+def file_names(row_id: str, row_fingerprint: str) -> FileNames:
+    """What the edited picture, the mask and the soft map of a row are called.
 
     A readable slug of the id and a hash of id and fingerprint: distinct for distinct rows (ids that
     slug alike included), the same for every retry of one row, and never a path.
@@ -195,4 +215,4 @@ def file_names(row_id: str, row_fingerprint: str) -> tuple[str, str]:
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", plain)[:60].strip("._-") or "row"
     digest = fingerprint([row_id, row_fingerprint])
     name = f"{digest[:2]}/{slug}-{digest[:16]}.png"
-    return f"edited/{name}", f"masks/{name}"
+    return FileNames(f"edited/{name}", f"masks/{name}", f"maps/{name}")

@@ -1,6 +1,6 @@
 """Between pictures of any size and tensors of a few sizes.
 
-Legend: H x W pixels. Pictures are uint8 (H, W, 3), masks bool (H, W).
+Legend: H x W pixels. Pictures are uint8 (H, W, 3), soft maps uint8 (H, W), masks bool (H, W).
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from torch.nn import functional
 from diffedit_batch.core.mask import paste
 
 Picture = NDArray[np.uint8]
+SoftMap = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 PSNR_CAP = 100.0
@@ -72,6 +73,13 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
         weights = functional.adaptive_max_pool2d(weights[None, None], smaller)[0, 0]
     resized: Mask = (resize_weights(weights, size) > 0.5).numpy()
     return resized
+
+
+def resize_map(soft: SoftMap, size: tuple[int, int]) -> SoftMap:
+    """The map at `size` (width, height); itself where it has that size."""
+    if soft.shape[::-1] == size:
+        return soft
+    return np.array(Image.fromarray(soft).resize(size, Image.Resampling.BILINEAR))
 
 
 def background_psnr(edited: Picture, original: Picture, mask: Mask) -> float | None:

@@ -10,13 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_batch.core.mask import feather
+from diffedit_batch.core.mask import feather, rescale
 from diffedit_batch.engine.pixels import (
     Mask,
     Picture,
+    SoftMap,
     background_psnr,
     paste_picture,
     resize,
+    resize_map,
     resize_mask,
     resize_weights,
 )
@@ -142,3 +144,27 @@ class EditResult:
         """The mask, original size."""
         assert self.working_mask is not None
         return resize_mask(self.working_mask, self.size)
+
+    @cached_property
+    def map(self) -> SoftMap | None:
+        """The difference map as grey, original size, or None without one.
+
+        0 to 255 stand for the 0..1 on which the threshold of this row was applied, see
+        `core.mask.rescale`: with `minmax` from the smallest difference to the 99 % quantile, so
+        that the mask is what is brighter than 255 times `mask_threshold`. It says nothing of how
+        large differences are; `map_mean` and `map_max` do. Black where there was nothing to change:
+        stretched to 0..1, a flat map would show rounding.
+        """
+        if self.difference is None or self.working_mask is None:
+            return None
+        edit = self.request.edit
+        assert edit.mask_rule is not None, "the parameters of a request are resolved"
+        scaled = torch.from_numpy(self.difference)
+        if self.working is None:
+            scaled = torch.zeros_like(scaled)
+        else:
+            scaled = rescale(scaled, edit.mask_rule, edit.mask_thresholding_ratio)
+        factor = self.working_mask.shape[0] // scaled.shape[0]
+        soft = (scaled * 255).round().to(torch.uint8)
+        soft = soft.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
+        return resize_map(soft.numpy(), self.size)

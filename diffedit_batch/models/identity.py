@@ -37,6 +37,11 @@ class ModelIdentity:
     source: str
     is_folder: bool = False
 
+    @property
+    def name(self) -> str:
+        """The id; of a folder its last part, since where it lies is nobody's business."""
+        return Path(self.id).name if self.is_folder else self.id
+
 
 def identify(config: ModelConfig) -> ModelIdentity:
     """The identity of the configured diffusion model, a whole pipeline.

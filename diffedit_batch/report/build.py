@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
@@ -33,7 +34,7 @@ from diffedit_batch.report.rows import (
     variants,
 )
 from diffedit_batch.report.sources import Source, Sources, read_records
-from diffedit_batch.schema import EDIT_PARAMETERS, RESULT_SCHEMA
+from diffedit_batch.schema import EDIT_PARAMETERS, FILE_COLUMNS, RESULT_SCHEMA
 
 _PAGE = Path(__file__).parent / "gallery"
 _INDEX_ROWS, _DETAIL_ROWS = 5_000, 200
@@ -47,7 +48,8 @@ _INDEXED = (
 )
 _PICTURED = (
     *("id", "image", "run_id"),
-    *("edited_file_name", "edited_sha256", "mask_file_name", "mask_sha256"),
+    *FILE_COLUMNS,
+    *("edited_sha256", "mask_sha256", "map_sha256"),
 )
 _MESSAGE = 300
 """Characters of an error on a card."""
@@ -151,19 +153,24 @@ def _show(
     """Have the pictures of a row; returns what they are called, or why there is none, and which
     are missing.
     """
-    columns, missing = dict.fromkeys(("source", "source_note", "edited", "mask", "note"), ""), []
+    names = ("source", "source_note", "edited", "mask", "map", "note")
+    columns, missing = dict.fromkeys(names, ""), []
     try:
         source = sources.find(row["id"], row["image"], row["run_id"])
         columns["source"] = pictures.add("photo", source.key, partial(_read_source, source))
     except RowError as error:
         columns["source_note"] = str(error)
         missing.append(f"source: {error.kind}")
-    for kind, name in (("photo", "edited"), ("mask", "mask")):
+    for kind, name, mode in (
+        ("photo", "edited", "RGB"),
+        ("mask", "mask", "L"),
+        ("map", "map", "L"),
+    ):
         file = row[f"{name}_file_name"]
         if not file:
             continue
         try:
-            read = partial(_read_result, storage, file, "RGB" if kind == "photo" else "L")
+            read = partial(_read_result, storage, file, mode)
             columns[name] = pictures.add(kind, row[f"{name}_sha256"], read)
         except RowError as error:
             columns["note"] = str(error)
@@ -233,6 +240,7 @@ def _describe(
         "detailRows": _DETAIL_ROWS,
         "statuses": dict(statuses),
         "failures": causes,
+        "hasMaps": bool(pc.any(pc.not_equal(table["map_file_name"], "")).as_py()),
         "scores": [name for name in SCORES if name in table.column_names],
         "parameters": list(EDIT_PARAMETERS),
         "variants": variants(table),

@@ -1,4 +1,4 @@
-"""A picture of a run: source, mask overlay and edit of some rows, with their prompts."""
+"""A picture of a run: source, mask overlay, soft map and edit of some rows, with their prompts."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.storage import Storage
+from diffedit_batch.schema import FILE_COLUMNS
 
 _TILE = 128
 _GAP = 8
@@ -22,12 +23,14 @@ _OVERLAY = np.array([255, 0, 170])
 _INK = "#1c1c1e"
 _MUTED = "#6b6b70"
 _LETTER = 12
-_PROMPTS = ("source_prompt", "source_concept", "target_prompt", "target_concept")
+PROMPTS = ("source_prompt", "source_concept", "target_prompt", "target_concept")
 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One edit to be shown: pictures uint8 (H, W, 3), mask bool (H, W), prompts and status."""
+    """One edit to be shown: pictures uint8 (H, W, 3), mask bool (H, W), prompts and status; and the
+    soft map, uint8 (H, W, 3), where there is one.
+    """
 
     source: NDArray[np.uint8]
     mask: NDArray[np.bool_]
@@ -35,12 +38,13 @@ class SheetRow:
     source_prompt: str
     target_prompt: str
     status: str
+    map: NDArray[np.uint8] | None = None
 
 
 def write_contact_sheet(output_uri: str, image_root: Path, path: Path, num_rows: int = 24) -> Path:
     """Draw a sheet of evenly spread rows of an output that have pictures; returns its path."""
     storage = Storage(output_uri)
-    columns = ["image", *_PROMPTS, "edited_file_name", "mask_file_name"]
+    columns = ["image", *PROMPTS, *FILE_COLUMNS]
     tables = list(Ledger(storage).scan(["id", "status", *columns]))
     found = [
         row for row in pa.concat_tables(tables).sort_by("id").to_pylist() if row["edited_file_name"]
@@ -48,25 +52,43 @@ def write_contact_sheet(output_uri: str, image_root: Path, path: Path, num_rows:
     shown = [found[number * len(found) // num_rows] for number in range(num_rows)]
     sheet = draw_contact_sheet(
         [
-            SheetRow(
-                source=_open(image_root / row["image"]),
-                mask=_open(storage.read(row["mask_file_name"])).max(axis=2) > 127,
-                edited=_open(storage.read(row["edited_file_name"])),
-                source_prompt=_describe(row, "source"),
-                target_prompt=_describe(row, "target"),
-                status=row["status"],
+            sheet_row(
+                row,
+                (image_root / row["image"]).read_bytes(),
+                *(storage.read(row[name]) if row[name] else b"" for name in FILE_COLUMNS),
             )
             for row in (shown if len(found) > num_rows else found)
         ],
-        f"{len(found)} edits: source, mask, edited",
+        f"{len(found)} edits: source, mask, soft map, edited",
     )
     path.write_bytes(sheet)
     return path
 
 
+def sheet_row(
+    row: Mapping[str, Any], source: bytes, edited: bytes, mask: bytes, soft: bytes
+) -> SheetRow:
+    """A result and the files of its pictures, no larger than they are shown; without a soft map
+    `soft` is empty.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    return SheetRow(
+        source=_open(source),
+        mask=_open(mask).max(axis=2) > 127,
+        edited=_open(edited),
+        source_prompt=_describe(row, "source"),
+        target_prompt=_describe(row, "target"),
+        status=row["status"],
+        map=_open(soft) if soft else None,
+    )
+
+
 def draw_contact_sheet(rows: Sequence[SheetRow], title: str) -> bytes:
-    """The sheet as PNG bytes, three edits across."""
-    width = 3 * _TILE + 2 * 2
+    """The sheet as PNG bytes, three edits across; soft maps have a place if there are any."""
+    num_tiles = 4 if any(row.map is not None for row in rows) else 3
+    width = num_tiles * _TILE + (num_tiles - 1) * 2
     cell_width, cell_height = width + 2 * _GAP, _TILE + _TEXT_HEIGHT + _GAP
     num_lines = -(-len(rows) // _COLUMNS)
     sheet = Image.new(
@@ -79,9 +101,11 @@ def draw_contact_sheet(rows: Sequence[SheetRow], title: str) -> bytes:
         y = 40 + number // _COLUMNS * cell_height
         overlay = row.source.copy()
         overlay[row.mask] = (0.45 * overlay[row.mask] + 0.55 * _OVERLAY).astype(np.uint8)
-        for place, picture in enumerate((row.source, overlay, row.edited)):
-            tile = ImageOps.contain(Image.fromarray(picture), (_TILE, _TILE))
-            sheet.paste(tile, (x + place * (_TILE + 2), y))
+        soft = [] if num_tiles == 3 else [row.map]
+        for place, picture in enumerate((row.source, overlay, *soft, row.edited)):
+            if picture is not None:
+                tile = ImageOps.contain(Image.fromarray(picture), (_TILE, _TILE))
+                sheet.paste(tile, (x + place * (_TILE + 2), y))
         font = ImageFont.load_default(_LETTER)
         draw.text((x, y + _TILE + 4), _fit(row.source_prompt, font, width), fill=_MUTED, font=font)
         arrow = f"> {row.target_prompt}"
@@ -98,9 +122,10 @@ def _describe(row: Mapping[str, Any], side: str) -> str:
     return f"{concept} ({len(prompts)} prompts)" if concept else " | ".join(prompts)
 
 
-def _open(source: Path | bytes) -> NDArray[np.uint8]:
-    data = source.read_bytes() if isinstance(source, Path) else source
-    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+def _open(data: bytes) -> NDArray[np.uint8]:
+    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    picture.thumbnail((2 * _TILE, 2 * _TILE))
+    return np.array(picture)
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

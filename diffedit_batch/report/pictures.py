@@ -1,7 +1,7 @@
 """The pictures of a gallery, in two sizes, made once and named by their content.
 
-Photographs are JPEG, which takes a tenth of the time of WebP; masks are PNG that can be laid over
-a photograph of the same shape.
+Photographs and soft maps are JPEG, which takes a tenth of the time of WebP; masks are PNG that can
+be laid over a photograph of the same shape.
 """
 
 import threading
@@ -39,9 +39,9 @@ class Pictures:
         """Have a picture in the folder; returns what JavaScript knows it by.
 
         Args:
-            kind: `photo` or `mask`.
+            kind: `photo`, `mask` or `map`.
             content: what stands for its content.
-            read: the whole picture, RGB or for a mask grey; called if there are no files yet.
+            read: the whole picture, RGB, or grey if no photo; called if there are no files yet.
 
         Raises:
             Exception: what `read` raises.

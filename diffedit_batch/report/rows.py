@@ -14,9 +14,9 @@ import pyarrow as pa
 from pyarrow import types
 
 from diffedit_batch.data.columns import VARIANT_COLUMNS
+from diffedit_batch.data.current import CurrentRows
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.parquet_checks import is_binary, is_string
-from diffedit_batch.errors import StorageError
 
 SCORES = ("mask_coverage", "background_psnr", "map_contrast", "seconds")
 """Columns to sort and filter by; those an output lacks are left out."""
@@ -31,33 +31,15 @@ _MAX_VARIANTS = 100
 
 
 def read_rows(ledger: Ledger) -> pa.Table:
-    """The result of every id that `finalize` would keep if no row had changed: of one version a
-    success beats a failure, then the newest wins. Columns of bytes are left out.
+    """The current rows, ordered by id as people count. Columns of bytes are left out.
 
     Raises:
-        StorageError: there are no results, or they cannot be read.
+        StorageError: there are no results, or they cannot be read, or do not fit together.
     """
-    tables = list(ledger.scan(_shown))
-    if not tables:
-        raise StorageError(
-            f"{ledger.storage.uri} holds no results of this job (no results/*.parquet); a run"
-            " writes the first ones within minutes"
-        )
-    try:
-        table = pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise StorageError(
-            f"parts under {ledger.storage.uri}/results do not fit together: {error}"
-        ) from error
-    best: dict[str, tuple[str, bool, int]] = {}
-    names = ("id", "fingerprint", "status")
-    columns = [table[name].to_pylist() for name in names]
-    for place, (row_id, version, status) in enumerate(zip(*columns, strict=True)):
-        is_good = status != "failed"
-        known = best.get(row_id)
-        if known is None or known[0] != version or is_good or not known[1]:
-            best[row_id] = (version, is_good, place)
-    places = [best[row_id][2] for row_id in sorted(best, key=_natural)]
+    rows = CurrentRows(ledger, lambda field: not _holds_bytes(field.type))
+    table = pa.concat_tables([rows.schema.empty_table(), *rows.tables()])
+    ids = table["id"].to_pylist()
+    places = sorted(range(len(ids)), key=lambda place: _natural(ids[place]))
     return table.take(pa.array(places, pa.int64()))
 
 
@@ -145,10 +127,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value)
-
-
-def _shown(schema: pa.Schema) -> list[str]:
-    return [field.name for field in schema if not _holds_bytes(field.type)]
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -99,6 +99,7 @@ def _job(config: JobConfig, storage: Storage) -> JobConfig:
     """The preview as a job: like the real one, in another place and a smaller size."""
     given = config.input
     root = given.image_root or find_manifest(given.manifest)[1]
+    workers = config.cluster.workers
     places = {"manifest": f"{storage.uri}/{_MANIFEST}", "image_root": root}
     return config.model_copy(
         update={
@@ -108,7 +109,9 @@ def _job(config: JobConfig, storage: Storage) -> JobConfig:
                 update={"uri": storage.uri, "max_failed_fraction": 1.0}
             ),
             # The few rows are done before a second model is loaded.
-            "cluster": config.cluster.model_copy(update={"workers": config.cluster.workers or 1}),
+            "cluster": config.cluster.model_copy(
+                update={"workers": 1 if workers == "auto" else workers}
+            ),
         }
     )
 

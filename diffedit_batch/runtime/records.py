@@ -19,7 +19,7 @@ from diffedit_batch.models.identity import ModelIdentity
 from diffedit_batch.redact import redact_tree
 from diffedit_batch.runtime.selection import VERDICTS
 from diffedit_batch.runtime.worker_state import WorkerState
-from diffedit_batch.schema import RESULT_SCHEMA, STATUSES
+from diffedit_batch.schema import FILE_COLUMNS, RESULT_SCHEMA, STATUSES
 
 if TYPE_CHECKING:
     from diffedit_batch.runtime.worker import BundleResult, WorkerInfo
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "ray", "pyarrow", "pillow")
 _NEVER_NULL = (
     *("error_stage", "error_type", "error_message"),
-    *("edited_file_name", "mask_file_name", "edited_sha256", "mask_sha256"),
+    *FILE_COLUMNS,
+    *("edited_sha256", "mask_sha256", "map_sha256", "digital_source_type"),
 )
 
 

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.images import encode_png, read_mask, read_picture
+from diffedit_batch.data.provenance import COMPOSITE, describe
 from diffedit_batch.data.storage import PROBE, Storage, file_names
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError, StorageError
+from diffedit_batch.models.identity import ModelIdentity, identify
 from diffedit_batch.runtime.compile_cache import shared_compiling
 from diffedit_batch.runtime.records import error_columns
 from diffedit_batch.schema import EditRequest
@@ -103,6 +105,7 @@ class Worker:
         self._num_threads = num_threads
         self._storage = Storage(config.output.uri)
         self._editor: DiffEditor
+        self._model: ModelIdentity
         self._inbox: queue.SimpleQueue[tuple[_Bundle, PreparedEdits]] = queue.SimpleQueue()
         self._owners: dict[str, _Bundle] = {}
         self._lock = threading.Lock()
@@ -132,6 +135,7 @@ class Worker:
                 f"the worker on {socket.gethostname()} does not see what the driver wrote to"
                 f" {self._config.output.uri}; output.uri must be on storage that all nodes share"
             )
+        self._model = identify(self._config.model)
         device = self._config.device
         name = prepare_device(self._config, self._num_threads)
         self._editor = DiffEditor.load(
@@ -243,23 +247,32 @@ class Worker:
         if result.error is not None:
             self._add(bundle, [_failed_row(result.request, result.error)])
             return
-        edited, mask = file_names(result.request.id, result.request.fingerprint)
-        files = {edited: encode_png(result.image), mask: encode_png(result.mask)}
-        for name, data in files.items():
-            self._storage.write(name, data)
         width, height = result.size
         assert result.working_mask is not None
         working_height, working_width = result.working_mask.shape
+        texts = {}
+        if result.status == "edited":
+            model = self._model
+            texts = describe(
+                result.request, (working_width, working_height), model.name, model.revision
+            )
+        pictures = {"edited": encode_png(result.image, texts), "mask": encode_png(result.mask)}
+        if result.map is not None:
+            pictures["map"] = encode_png(result.map)
+        names = file_names(result.request.id, result.request.fingerprint)._asdict()
+        files = {}
+        for kind, data in pictures.items():
+            self._storage.write(names[kind], data)
+            files[f"{kind}_file_name"] = names[kind]
+            files[f"{kind}_sha256"] = hashlib.sha256(data).hexdigest()
         self._add(
             bundle,
             [
                 {
                     "id": result.request.id,
                     "status": result.status,
-                    "edited_file_name": edited,
-                    "mask_file_name": mask,
-                    "edited_sha256": hashlib.sha256(files[edited]).hexdigest(),
-                    "mask_sha256": hashlib.sha256(files[mask]).hexdigest(),
+                    **files,
+                    "digital_source_type": COMPOSITE if texts else "",
                     **result.measured(),
                     "width": width,
                     "height": height,

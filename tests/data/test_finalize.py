@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from results_on_disk import commit, content, edited, failed, finish, pictures, results, wanted
+from results_on_disk import (
+    commit,
+    content,
+    edited,
+    failed,
+    finish,
+    older,
+    pictures,
+    results,
+    wanted,
+)
 
 from diffedit_batch.data.finalize import SMALL_PART_ROWS, finalize, remove_replaced
 from diffedit_batch.data.lease import hold_lease
@@ -163,6 +173,26 @@ def test_pictures_that_are_still_listed_stay(storage: Storage) -> None:
     assert pictures(storage) == set(file_names("a", "f"))
 
 
+def test_results_of_an_earlier_version_stand_beside_new_ones(storage: Storage) -> None:
+    """Those of a time when rows had no soft map."""
+    commit(storage, [older(edited("a")), older(edited("b", "old")), older(failed("c"))])
+    commit(storage, [edited("b", "new"), edited("d")])
+    finish(storage, wanted(("a", "f"), ("b", "new"), ("c", "f"), ("d", "f")))
+    maps = {row["id"]: row["map_file_name"] for row in results(storage)}
+    assert maps == {
+        "a": "",
+        "b": file_names("b", "new").map,
+        "c": "",
+        "d": file_names("d", "f").map,
+    }
+    assert {row["digital_source_type"] for row in results(storage)} == {""}
+    assert pictures(storage) == {
+        *file_names("a", "f")[:2],
+        *file_names("b", "new"),
+        *file_names("d", "f"),
+    }
+
+
 def test_missing_rows_stop_finalize_and_change_nothing(storage: Storage) -> None:
     commit(storage, [edited("a", "old"), edited("b")], [edited("b")])
     before = content(storage)
@@ -204,7 +234,7 @@ def test_foreign_files_are_ignored(storage: Storage) -> None:
     assert storage.exists("results/README.md")
 
 
-@pytest.mark.parametrize("num_removed", range(6))
+@pytest.mark.parametrize("num_removed", range(7))
 def test_kill_while_replaced_files_go(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, num_removed: int
 ) -> None:
@@ -224,7 +254,7 @@ def test_kill_while_replaced_files_go(
     # Whoever comes next cleans up first: what a part lists is then there, and nothing else is.
     with hold_lease(storage, "next") as lease:
         ledger = Ledger(storage, lease)
-        assert remove_replaced(ledger) == (num_removed < 5)
+        assert remove_replaced(ledger) == (num_removed < 6)
         listed = {row["edited_file_name"] for row in results(storage)}
         assert listed == {file_names("a", "new")[0], file_names("b", "f")[0]}
         assert finalize(ledger, current).counts == {"edited": 2}

@@ -170,7 +170,7 @@ def test_any_id_becomes_a_file_of_its_own_under_the_output(tmp_path: Path, ids: 
         storage.write(name, b"x")
         path = Path(storage.full(name)).resolve()
         assert path.is_relative_to(tmp_path / "output")
-        assert path.parent.parent.name in ("edited", "masks")
+        assert path.parent.parent.name in ("edited", "masks", "maps")
         assert not path.name.startswith((".", "-", "_"))
         assert len(path.name.encode()) < 100
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from results_on_disk import commit, content, edited, failed, finish, results
+from results_on_disk import commit, content, edited, failed, finish, older, results
 
 from diffedit_batch.data.ledger import Ledger, read_json
 from diffedit_batch.data.parts import version_key
@@ -81,6 +81,30 @@ def test_columns_may_be_picked_from_those_a_part_has(storage: Storage) -> None:
         (False, False),
         (False, True),
     ]
+
+
+def test_columns_that_came_later_read_as_empty(storage: Storage) -> None:
+    commit(storage, [older(edited("a"))], [{**edited("b"), "map_sha256": "x"}])
+    ledger = Ledger(storage)
+    named = [t.to_pylist() for t in ledger.scan(["map_sha256", "id"])]
+    assert named == [[{"map_sha256": "", "id": "a"}], [{"map_sha256": "x", "id": "b"}]]
+    [picked, _] = ledger.scan(lambda schema: [n for n in schema.names if n.startswith("map")])
+    assert picked.to_pylist() == [{"map_file_name": "", "map_sha256": ""}]
+    [whole, _] = map(ledger.read, ledger.parts())
+    assert whole.to_pylist() == [{**edited("a"), "map_file_name": ""}]
+    assert not whole.schema.field("map_sha256").nullable
+
+
+def test_the_schema_is_that_of_all_parts(storage: Storage) -> None:
+    with pytest.raises(StorageError, match="holds no results of this job"):
+        Ledger(storage).schema()
+    commit(storage, [older(edited("a", note=None))], [edited("b", note="x", size=1)])
+    schema = Ledger(storage).schema()
+    assert set(schema.names) == {*edited("a"), "note", "size"}
+    assert (schema.field("note").type, schema.field("size").type) == (pa.string(), pa.int64())
+    commit(storage, [edited("c", note=1)])
+    with pytest.raises(StorageError, match="do not fit together"):
+        Ledger(storage).schema()
 
 
 def test_counts_include_every_status(storage: Storage) -> None:

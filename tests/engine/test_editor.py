@@ -84,6 +84,7 @@ def test_equal_prompts_change_nothing(tiny: Components, preset: str) -> None:
     assert np.array_equal(result.image, image)
     assert result.coverage == 0
     assert result.map_mean is result.map_max is result.map_contrast is None
+    assert result.map is None
 
 
 @pytest.mark.parametrize("preset", ["paper", "diffusers"])
@@ -96,6 +97,42 @@ def test_map_statistics_describe_the_map_on_its_grid(tiny: Components, preset: s
     assert result.map_contrast is not None
     assert 0 < result.map_mean < result.map_max
     assert 1 < result.map_contrast < 100
+
+
+@pytest.mark.parametrize(
+    ("preset", "threshold"), [("tuned", 0.45), ("paper", 0.5), ("diffusers", 0.5)]
+)
+def test_the_soft_map_is_on_the_scale_of_the_threshold(
+    tiny: Components, preset: str, threshold: float
+) -> None:
+    result = edit_one(tiny, request(preset=preset), picture())
+    assert result.map is not None
+    assert result.map.dtype == np.uint8
+    is_clear = np.abs(result.map - 255 * threshold) > 1
+    assert is_clear.mean() > 0.9
+    assert np.array_equal((result.map > 255 * threshold)[is_clear], result.mask[is_clear])
+    again = edit_one(tiny, request(preset=preset), picture()).map
+    assert again is not None
+    assert np.array_equal(result.map, again)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_soft_map_has_the_size_of_the_picture(tiny: Components, size: tuple[int, int]) -> None:
+    soft = edit_one(tiny, request(), picture(*size)).map
+    assert soft is not None
+    assert soft.shape == size[::-1]
+    assert soft.max() > 200
+
+
+def test_there_is_no_soft_map_of_an_own_mask_and_a_flat_one_is_black(tiny: Components) -> None:
+    own = edit_one(tiny, request(), picture(), **{"0": box(64, 64)})
+    assert (own.status, own.map) == ("edited", None)
+    noise = np.random.default_rng(0).random((64, 64), np.float32) * 1e-5
+    nothing = np.zeros((64, 64), bool)
+    flat = EditResult(request(), picture(), working_mask=nothing, difference=noise)
+    assert flat.status == "unchanged"
+    assert flat.map is not None
+    assert not flat.map.any()
 
 
 def all_rows(model: Components, batch_size: int, order: int = 1) -> dict[str, EditResult]:

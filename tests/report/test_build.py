@@ -62,6 +62,9 @@ def test_every_number_is_that_of_the_parquet(
             number,
             mask_coverage=rng.random(),
             background_psnr=100 * rng.random(),
+            map_mean=rng.random(),
+            map_max=rng.random(),
+            digital_source_type="http://x" if number % 2 else "",
             map_contrast=None if number == 3 else rng.lognormal(),
             seed=2**63 - 1 - number,
             weight=rng.random() if number else float("nan"),
@@ -96,17 +99,17 @@ def test_rows_come_as_people_count(tmp_path: Path) -> None:
 def test_pictures_are_made_once_and_those_unused_go(tmp_path: Path) -> None:
     output = write_output(tmp_path, [row("a", 1), row("b", 1, image="1.png"), row("c", 2)])
     first = build_report(output)
-    assert (first.num_made, first.num_reused, first.missing) == (2 + 3 + 3, 0, Counter())
-    assert len(pictures(first)) == 2 * 8, "two sizes each"
+    assert (first.num_made, first.num_reused, first.missing) == (2 + 3 * 3, 0, Counter())
+    assert len(pictures(first)) == 2 * 11, "two sizes each"
     stamps = {path: path.stat().st_mtime_ns for path in pictures(first)}
     (tmp_path / "1.png").write_bytes(png((1, 2, 3)))
     write_output(tmp_path, [row("c", 3, image="1.png")])
     second = build_report(output)
-    assert (second.num_made, second.num_reused) == (3, 4)
+    assert (second.num_made, second.num_reused) == (4, 6)
     kept = pictures(second) & stamps.keys()
-    assert len(kept) == 2 * 4
+    assert len(kept) == 2 * 6
     assert all(path.stat().st_mtime_ns == stamps[path] for path in kept)
-    assert len(pictures(second)) == 2 * 7
+    assert len(pictures(second)) == 2 * 10
     assert len(list((second.page.parent / "data").iterdir())) == 1
 
 
@@ -138,12 +141,14 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     (tmp_path / "2.png").write_bytes(b"junk")
     (tmp_path / "output" / rows[2]["edited_file_name"]).unlink()
     (tmp_path / "output" / rows[3]["mask_file_name"]).write_bytes(b"junk")
+    (tmp_path / "output" / rows[0]["map_file_name"]).unlink()
     report = build_report(output)
     assert report.missing == {
         "source: ImageNotFound": 1,
         "source: ImageUnreadable": 1,
         "edited: FileGone": 1,
         "mask: FileBroken": 1,
+        "map: FileGone": 1,
     }
     found = {one["id"]: one for one in shown(report)}
     assert "no file" in found["gone"]["source_note"]

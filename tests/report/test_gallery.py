@@ -11,6 +11,7 @@ from outputs_on_disk import STARTED, failure, row, write_output
 
 from diffedit_batch.report import build
 from diffedit_batch.report.build import build_report
+from diffedit_batch.schema import FILE_COLUMNS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip)")
 
@@ -35,7 +36,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a gallery of 1,206 rows in many files, a few of them with pictures."""
-    nothing = {"edited_file_name": "", "mask_file_name": ""}
+    nothing = dict.fromkeys(FILE_COLUMNS, "")
     rows = [
         row(
             f"row-{number}",
@@ -200,7 +201,10 @@ def test_one_edit_by_mouse_keys_and_address(page: Any, gallery: str) -> None:
     page.keyboard.press("m")
     assert detail.locator(".overlay").is_visible()
     page.keyboard.press("s")
-    assert detail.locator("figcaption").all_inner_texts() == ["Source", "Mask", "Edited"]
+    names = ["Source", "Mask", "Soft map", "Edited"]
+    assert detail.locator("figcaption").all_inner_texts() == names
+    soft = detail.locator("figure", has_text="Soft map").locator("img")
+    assert soft.evaluate("it => it.decode().then(() => it.naturalWidth)") == 48
     assert "../edited/" in str(detail.locator(".original").get_attribute("href"))
     page.get_by_role("button", name="Next edit").click()
     assert detail.locator("h2").inner_text() == "bad"
@@ -218,6 +222,29 @@ def test_one_edit_by_mouse_keys_and_address(page: Any, gallery: str) -> None:
     assert page.url.endswith("#row=bad")
     page.go_back()
     assert detail.is_hidden()
+
+
+def test_soft_maps_are_shown_where_there_are_any(page: Any, gallery: str, tmp_path: Path) -> None:
+    visit(page, f"{gallery}#search=a-first")
+    card = page.locator(".card", has_text="a-first")
+    labels = card.locator(".label").all_inner_texts()
+    assert labels == ["Source", "Mask50.0\u202f%", "Soft map3.00\u202f\u00d7", "Edited40.0\u202fdB"]
+    boxes = [cell.bounding_box() for cell in card.locator(".cell").all()]
+    assert len({round(box["y"]) for box in boxes}) == 1
+    right = card.bounding_box()["x"] + card.bounding_box()["width"]
+    assert right - 3 <= max(box["x"] + box["width"] for box in boxes) <= right
+    own = row("own", 1, map_file_name="", map_sha256="", map_contrast=None)
+    old = build_report(write_output(tmp_path / "old", [own])).page.as_uri()
+    visit(page, old)
+    assert page.locator(".card .label").all_inner_texts()[0] == "Source"
+    assert page.locator(".card .cell").count() == 3
+    both = build_report(write_output(tmp_path / "both", [own, row("a", 2)])).page.as_uri()
+    visit(page, f"{both}#row=own")
+    assert page.locator(".card", has_text="own").locator(".cell", has_text="No map").count() == 1
+    page.keyboard.press("m")
+    page.keyboard.press("s")
+    captions = page.locator("#detail figcaption").all_inner_texts()
+    assert captions == ["Source", "Mask", "Edited"]
 
 
 def test_html_and_other_scripts_are_only_text(page: Any, gallery: str) -> None:

@@ -29,6 +29,7 @@ from diffedit_batch.runtime.plan import plan_job
 from diffedit_batch.runtime.selection import Selection
 from diffedit_batch.runtime.status import read_status
 from diffedit_batch.runtime.worker import BundleResult, Group, WorkerInfo
+from diffedit_batch.schema import FILE_COLUMNS
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 
@@ -52,7 +53,7 @@ def writing_worker(environment: dict[str, str]) -> type:
                 names = file_names(request.id, request.fingerprint)
                 for name in names:
                     self.storage.write(name, encode_png(np.zeros((4, 4, 3), np.uint8)))
-                row |= {"edited_file_name": names[0], "mask_file_name": names[1]}
+                row |= zip(FILE_COLUMNS, names, strict=True)
             return result
 
     return WritingWorker
@@ -66,7 +67,7 @@ def check_output(config: JobConfig, num_rows: int) -> list[dict[str, Any]]:
     success = json.loads(storage.read("_SUCCESS"))
     assert success["num_rows"] == num_rows == sum(success["counts"].values())
     assert list(success["parts"]) == storage.names("results", "")
-    listed = {row[name] for row in rows for name in ("edited_file_name", "mask_file_name")} - {""}
+    listed = {row[name] for row in rows for name in FILE_COLUMNS} - {""}
     assert pictures(storage) == listed
     for name in listed:
         Image.open(io.BytesIO(storage.read(name))).load()

@@ -1,9 +1,11 @@
 """Running a job again: what each flag makes of results, files and `_SUCCESS`."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from fake_worker import FakeWorker, PaintingWorker
 from jobs_on_disk import edits_of, job, results, tree_bytes, write_manifest, write_pictures
@@ -15,6 +17,7 @@ from diffedit_batch.runtime.driver import run_job
 from diffedit_batch.runtime.plan import plan_job
 from diffedit_batch.runtime.records import RunState
 from diffedit_batch.runtime.selection import VERDICTS, Selection
+from diffedit_batch.schema import FILE_COLUMNS, LATER_COLUMNS
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 
@@ -39,6 +42,32 @@ def run_ids(folder: Path) -> dict[str, str]:
 
 def success(folder: Path) -> Any:
     return json.loads((folder / "output" / "_SUCCESS").read_text())
+
+
+def test_results_of_an_earlier_version_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a time when rows had no soft map, and pictures did not say what made them."""
+    monkeypatch.setattr(driver, "Worker", PaintingWorker)
+    rows = edits_of(write_pictures(tmp_path, 3))
+    write_manifest(tmp_path, rows)
+    config = job(tmp_path, Path("demo"))
+    run(config)
+    output = tmp_path / "output"
+    [part] = (output / "results").iterdir()
+    pq.write_table(pq.ParquetFile(part).read().drop_columns(list(LATER_COLUMNS)), part)
+    shutil.rmtree(output / "maps")
+    before = tree_bytes(tmp_path)
+    assert run(config).selected == {"unchanged": 3}
+    assert tree_bytes(tmp_path) == before
+
+    rows[0]["target_prompt"] = "something else"
+    write_manifest(tmp_path, rows)
+    assert run(config).selected == {"changed": 1, "unchanged": 2, "pruned": 0}
+    found = results(tmp_path)
+    assert [bool(row["map_file_name"]) for row in found] == [True, False, False]
+    there = {str(path.relative_to(output)) for path in output.rglob("*.png")}
+    assert there == {row[name] for row in found for name in FILE_COLUMNS} - {""}
 
 
 def test_new_changed_retried_unchanged_and_pruned_in_one_run(

@@ -1,4 +1,7 @@
+import hashlib
+import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.errors import ModelError, StorageError
 from diffedit_batch.models.network import Network
 from diffedit_batch.runtime.worker import BundleResult, Group, Worker
+from diffedit_batch.schema import ImageRef
 
 
 def groups_of(config: JobConfig) -> list[Group]:
@@ -64,10 +68,43 @@ def test_a_bundle_comes_back_whole_with_its_pictures_written(
         error = (edited.astype(float) - original)[mask == 0] ** 2
         psnr = 10 * np.log10(255**2 / error.mean()) if error.any() else 100
         assert row["background_psnr"] == pytest.approx(psnr)
+        for kind in ("edited", "mask", "map"):
+            file = tmp_path / "output" / row[f"{kind}_file_name"]
+            assert hashlib.sha256(file.read_bytes()).hexdigest() == row[f"{kind}_sha256"]
+        soft = picture(tmp_path / "output", row["map_file_name"])
+        assert soft.shape == mask.shape
+        assert soft[mask > 0].mean() > soft[mask == 0].mean()
     assert result.counters.vae_encodes == 3
     assert result.counters.vae_decodes == 6
     assert set(result.seconds) == {"wait", "read", "edit", "write"}
     assert worker.progress() > 3 + 6, "pictures read, rows written, and network calls in between"
+
+
+def test_edited_pictures_say_what_made_them_and_others_nothing(
+    worker: Worker, config: JobConfig, tmp_path: Path
+) -> None:
+    groups = groups_of(config)
+    [group] = groups[:1]
+    same = replace(group[0], target_prompt=group[0].source_prompt)
+    own = ImageRef(str(tmp_path / "mask.png"))
+    Image.new("L", (64, 64), 255).save(own.uri)
+    masked = replace(group[1], mask=own)
+    rows = {row["id"]: row for row in worker.edit([(same, masked)]).rows}
+    unchanged, edited = rows[same.id], rows[masked.id]
+    assert (unchanged["status"], edited["status"]) == ("unchanged", "edited")
+    with Image.open(tmp_path / "output" / unchanged["edited_file_name"]) as image:
+        assert image.info == {}
+    assert unchanged["digital_source_type"] == ""
+    with Image.open(tmp_path / "output" / edited["edited_file_name"]) as image:
+        said = json.loads(image.info["diffedit_batch"])
+        assert edited["digital_source_type"] in image.info["XML:com.adobe.xmp"]
+    assert said["digital_source_type"] == edited["digital_source_type"] != ""
+    assert said["id"] == edited["id"]
+    assert said["model"] == Path(config.model.id).name, "not where it lies"
+    with Image.open(tmp_path / "output" / edited["mask_file_name"]) as image:
+        assert image.info == {}
+    for row in (unchanged, edited):
+        assert "map_file_name" not in row, "no prompts were compared for it"
 
 
 def test_a_worker_on_a_cpu_has_no_memory_of_a_gpu(worker: Worker, config: JobConfig) -> None:

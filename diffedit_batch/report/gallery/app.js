@@ -209,7 +209,7 @@
     }
     byId("sort").append(...orders.map(([value, text]) => h("option", { value }, text)));
     byId("sort").addEventListener("change", () => change({ sort: byId("sort").value }));
-    byId("size").value = recall("size") || 140;
+    byId("size").value = recall("size") || (meta.hasMaps ? 110 : 140); // of one picture of a card
     byId("size").addEventListener("input", () => {
       remember("size", byId("size").value);
       cards.measure();

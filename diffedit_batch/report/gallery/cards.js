@@ -4,6 +4,7 @@
 const cards = (() => {
   const PAGE = 10000; // rows; browsers do not scroll boxes of any height
   const GAP = 16;
+  const GAP_INSIDE = 2; // between pictures; two borders are as wide
   const BELOW = 112; // px of a card under its pictures, as in the style sheet
   let rows = [];
   let page = 0;
@@ -48,16 +49,22 @@ const cards = (() => {
   function measure() {
     const room = root.clientWidth;
     if (!room) return;
-    const wanted = Math.min(room, 3 * Number(document.getElementById("size").value) + 4);
+    const size = Number(document.getElementById("size").value);
+    const wanted = Math.min(room, across() * (size + GAP_INSIDE));
     const columns = Math.max(1, Math.floor((room + GAP) / (wanted + GAP)));
     const width = Math.floor((room - GAP * (columns - 1)) / columns);
-    const side = (width - 2 - 4) / 3; // borders, and gaps between pictures
+    const side = (width - GAP_INSIDE * across()) / across(); // borders, and gaps between pictures
     if (columns !== layout.columns || width !== layout.width) clear();
     layout = { columns, width, side, height: Math.round(side) + BELOW };
     root.style.setProperty("--side", `${side}px`);
     root.style.height = `${Math.ceil(numHere() / columns) * (layout.height + GAP)}px`;
     drawPager();
     draw();
+  }
+
+  /* Pictures on a card. */
+  function across() {
+    return gallery.meta.hasMaps ? 4 : 3;
   }
 
   function numHere() {
@@ -100,6 +107,7 @@ const cards = (() => {
     const { text } = asked("source", row);
     const isFailed = status === "failed";
     const coverage = gallery.numbers.mask_coverage ? gallery.numbers.mask_coverage[row] : NaN;
+    const contrast = gallery.numbers.map_contrast ? gallery.numbers.map_contrast[row] : NaN;
     const psnr = gallery.numbers.background_psnr ? gallery.numbers.background_psnr[row] : NaN;
     const source = h("span", { class: "cell" }, picture("source", row, true, `Source: ${text}`));
     const label = (name, value) =>
@@ -115,6 +123,7 @@ const cards = (() => {
         ]
       : [
           h("span", { class: "cell" }, masked(row, coverage, true)),
+          gallery.meta.hasMaps ? h("span", { class: "cell" }, softMap(row, true)) : "",
           h(
             "span",
             { class: "cell" },
@@ -125,6 +134,7 @@ const cards = (() => {
     if (!isFailed)
       labels.push(
         label("Mask", score("mask_coverage", coverage)),
+        gallery.meta.hasMaps ? label("Soft map", score("map_contrast", contrast)) : "",
         label("Edited", score("background_psnr", psnr)),
       );
     return h(
@@ -173,6 +183,14 @@ const cards = (() => {
     const under = gallery.cell("source", row) ? [picture("source", row, isSmall, "")] : [];
     const over = overlay(row, coverage, isSmall);
     return over.length ? [...under, ...over] : picture("mask", row, isSmall, "");
+  }
+
+  /* The map behind the mask; none was made where the mask was given. */
+  function softMap(row, isSmall) {
+    if (!gallery.picture("map", row, isSmall) && !gallery.cell("note", row)) {
+      return h("span", { class: "missing" }, "No map");
+    }
+    return picture("map", row, isSmall, "Soft map: the brighter, the more the prompts differ");
   }
 
   function move(event) {
@@ -242,5 +260,5 @@ const cards = (() => {
     );
   }
 
-  return { start, show, measure, overlay, masked, reveal };
+  return { start, show, measure, overlay, masked, softMap, reveal };
 })();

@@ -128,6 +128,7 @@ const compare = (() => {
     if (gallery.cell("status", row) !== "failed") {
       if (hasMask) {
         found.push(figure("Mask", cards.masked(row, gallery.cell("mask_coverage", row), false)));
+        if (gallery.cell("map", row)) found.push(figure("Soft map", cards.softMap(row, false)));
       }
       found.push(
         figure("Edited", picture("edited", row, false, `Edited: ${asked("target", row).text}`)),

@@ -89,7 +89,7 @@ const gallery = (() => {
       return Object.fromEntries(names.map((n) => [n, cellAt(columns[n], row % detailRows)]));
     },
 
-    /* Address of a picture: `source`, `mask` or `edited`; empty where there is none. */
+    /* Address of a picture: `source`, `mask`, `map` or `edited`; empty where there is none. */
     picture(kind, row, isSmall) {
       const key = self.cell(kind, row);
       if (!key) return "";
