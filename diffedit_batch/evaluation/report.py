@@ -62,7 +62,7 @@ def _admission(admission: Admission) -> str:
 def _overview(results: Sequence[ArmResult]) -> str:
     header = [
         "arm", "success", "clean edits", "leakage", "mask IoU",
-        "background PSNR, median (5 %)", "identical background", "evaluations", "seconds",
+        "background PSNR, median (5 %)", "identical background", "evaluations",
     ]  # fmt: skip
     rows = []
     for result in results:
@@ -76,7 +76,6 @@ def _overview(results: Sequence[ArmResult]) -> str:
                 f"{decibels(np.nanmedian(kept))} ({decibels(np.nanpercentile(kept, 5))})",
                 percent(mean(result, "background_identical"), is_short=True),
                 f"{result.num_evals / num_items:.0f}",
-                f"{result.seconds / num_items:.2f}",
             ]
         )
     return table(header, rows)

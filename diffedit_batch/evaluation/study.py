@@ -4,7 +4,6 @@ import datetime
 import io
 import logging
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +58,6 @@ class ArmResult:
         table: a row per item, in their order, see `measure.SCHEMA`.
         shown: picture and mask of the first items of each kind, by item id.
         num_evals: network evaluations of all items together.
-        seconds: time of all items together.
         measured: day and commit.
     """
 
@@ -67,7 +65,6 @@ class ArmResult:
     table: pa.Table
     shown: dict[str, Outcome]
     num_evals: int
-    seconds: float
     measured: str
 
     def column(self, name: str) -> NDArray[Any]:
@@ -115,13 +112,11 @@ class Study:
 
     def _run_arm(self, arm: Arm, items: list[Item]) -> ArmResult:
         rows: list[dict[str, object]] = []
-        num_evals, seconds = 0, 0.0
+        num_evals = 0
         num_shown: dict[str, int] = {}
         for start in range(0, len(items), _CHUNK):
             chunk = items[start : start + _CHUNK]
-            started = time.perf_counter()
             outcomes, evals = self.studio.edit(arm, chunk)
-            seconds += time.perf_counter() - started
             num_evals += evals
             for item, outcome in zip(chunk, outcomes, strict=True):
                 num_shown[item.kind] = num_shown.get(item.kind, 0) + 1
@@ -136,10 +131,10 @@ class Study:
                         else b"",
                     }
                 )
-            logger.info("%s: %d of %d, %.0f s", arm.name, len(rows), len(items), seconds)
+            logger.info("%s: %d of %d", arm.name, len(rows), len(items))
         today = datetime.datetime.now(datetime.UTC).date()
         measured = f"{today} at commit {_commit()}"
-        table = _to_table(rows, {"num_evals": num_evals, "seconds": seconds, "measured": measured})
+        table = _to_table(rows, {"num_evals": num_evals, "measured": measured})
         result = _to_result(arm, table)
         _write(self._path(arm), table, self._key(arm, items))
         return result
@@ -175,7 +170,6 @@ def _to_result(arm: Arm, table: pa.Table) -> ArmResult:
         table,
         shown,
         num_evals=int(note[b"num_evals"]),
-        seconds=float(note[b"seconds"]),
         measured=note[b"measured"].decode(),
     )
 
