@@ -165,6 +165,7 @@ def _execute(config: JobConfig, selection: "Selection") -> None:
     )
     for kind, number in state.failures.most_common():
         print(f"  failed at {kind}: {number}")
+    _print_filtered(state.num_filtered, dict(state.filter_reasons.most_common()))
     _print_generated(state)
     if state.num_truncated_rows:
         print(f"  {state.num_truncated_rows} rows have a prompt cut at the text encoder's limit")
@@ -174,6 +175,13 @@ def _execute(config: JobConfig, selection: "Selection") -> None:
         f" {counters.vae_encodes} images encoded"
     )
     print(f"results: {config.output.uri}/results  record: runs/{state.run_id}.json")
+
+
+def _print_filtered(num_rows: int, reasons: dict[str, int]) -> None:
+    if num_rows:
+        print(f"  {num_rows} rows do not pass the filter")
+    for reason, number in reasons.items():
+        print(f"    {reason}: {number}")
 
 
 def _verdicts(counted: "RunState | Plan") -> str:
@@ -269,6 +277,7 @@ def _status(arguments: argparse.Namespace) -> int:
         return 0
     counts = ", ".join(f"{number} {name}" for name, number in status["counts"].items())
     print(f"{status['state']}: {counts}")
+    _print_filtered(status["num_filtered"], status["filter_reasons"])
     if status["last_run"]:
         print(f"last run: {status['last_run']['run_id']}, {status['last_run']['outcome']}")
     return 0

@@ -27,6 +27,9 @@ EMBEDDED = "demo"
 ROWS_THAT_REPAY_COMPILING = 750
 """Of one worker. A minute or two of compiling is expected to save some 0.08 s of a row."""
 
+_INSTRUCT_PIX2PIX = {"min_clip_text": 0.2, "min_clip_direction": 0.2, "min_clip_image": 0.7}
+"""Of its authors' filter, for ViT-L/14."""
+
 _UPLOADED = "/runtime_resources/working_dir_files/"
 """Part of the path of every folder that Ray unpacks a job's files in."""
 
@@ -186,6 +189,46 @@ class CaptionsConfig(Section):
     local_files_only: bool = Field(False, description="offline: never ask the hub")
 
 
+class ScoresConfig(Section):
+    """What edits are scored by, beside what needs no model."""
+
+    clip: str | None = Field(
+        None, description="CLIP model: hub id or local folder; null: no scores of CLIP"
+    )
+    revision: str | None = Field(None, description="commit, tag or branch of a hub id")
+    local_files_only: bool = Field(False, description="offline: never ask the hub")
+
+    @property
+    def id(self) -> str:
+        """The CLIP model by the name other sections give theirs; empty without one."""
+        return self.clip or ""
+
+
+class FilterConfig(Section):
+    """Which edits are good enough. The others stay too, and their results say why not."""
+
+    min_clip_text: float | None = Field(
+        None, ge=-1, le=1, description="null: 0.2 where there is a CLIP model"
+    )
+    min_clip_direction: float | None = Field(
+        None, ge=-1, le=1, description="null: 0.2 where there is a CLIP model"
+    )
+    min_clip_image: float | None = Field(
+        None, ge=-1, le=1, description="null: 0.7 where there is a CLIP model"
+    )
+    min_background_psnr: float | None = Field(None, ge=0, le=100, description="dB")
+    min_map_contrast: float | None = Field(None, ge=0)
+    min_mask_coverage: float | None = Field(None, ge=0, le=1, description="share of the picture")
+    max_mask_coverage: float | None = Field(None, ge=0, le=1, description="share of the picture")
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        low, high = self.min_mask_coverage, self.max_mask_coverage
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_mask_coverage {low} is above max_mask_coverage {high}")
+        return self
+
+
 class InputConfig(Section):
     """Where rows and images come from."""
 
@@ -272,11 +315,27 @@ class JobConfig(Section):
     edit: EditConfig = EditConfig()
     prompts: PromptsConfig = PromptsConfig()
     captions: CaptionsConfig = CaptionsConfig()
+    scores: ScoresConfig = ScoresConfig()
+    filter: FilterConfig = FilterConfig()
     input: InputConfig
     output: OutputConfig
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
     seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _has_the_models_it_needs(self) -> Self:
+        given = self.filter.model_dump(exclude_none=True)
+        needing = [f"filter.{name}" for name in given if "clip" in name]
+        if needing and self.scores.clip is None:
+            raise ValueError(f"{', '.join(needing)}: needs a CLIP model, see scores.clip")
+        return self
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Those of `filter` that are in force."""
+        default = _INSTRUCT_PIX2PIX if self.scores.clip is not None else {}
+        return {**default, **self.filter.model_dump(exclude_none=True)}
 
     @property
     def device(self) -> Literal["cuda", "cpu"]:
@@ -325,6 +384,9 @@ class JobConfig(Section):
             # A folder that happens to be called `demo` is `./demo`.
             if section.id != EMBEDDED and Path(section.id).expanduser().is_dir():
                 models[name] = section.model_copy(update={"id": _absolute(section.id)})
+        if self.scores.clip is not None and Path(self.scores.clip).expanduser().is_dir():
+            clip = _absolute(self.scores.clip)
+            models["scores"] = self.scores.model_copy(update={"clip": clip})
         return self.model_copy(update={"output": output, **models})
 
 

@@ -16,6 +16,9 @@ from transformers import (
     BlipForConditionalGeneration,
     BlipImageProcessorPil,
     BlipProcessor,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
@@ -195,6 +198,44 @@ def save_tiny_captioner(folder: Path) -> Path:
     model.save_pretrained(folder)
     BlipProcessor(images, tokenizer).save_pretrained(folder)
     return folder
+
+
+def tiny_clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
+    """Of pictures of 16 px; initialised widely, for pictures and texts to make a difference."""
+    shape: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    shape |= {"num_hidden_layers": 1, "projection_dim": 8, "initializer_factor": 20.0}
+    text = {
+        **shape,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 12,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    vision = {**shape, "image_size": 16, "patch_size": 8}
+    return CLIPConfig(
+        text_config=text, vision_config=vision, projection_dim=8, initializer_factor=20.0
+    )
+
+
+def tiny_clip_processor() -> CLIPImageProcessorPil:
+    """What prepares pictures for it."""
+    return CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+
+
+def save_tiny_clip(folder: Path) -> Path:
+    """A CLIP of 16 px pictures with random weights."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(DEMO_WEIGHTS / "tokenizer")
+    CLIPModel(tiny_clip_config(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tiny_clip_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny CLIP."""
+    return save_tiny_clip(tmp_path_factory.mktemp("tiny-clip"))
 
 
 @pytest.fixture(scope="session")

@@ -158,6 +158,34 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("sections", "thresholds"),
+    [
+        ({}, {}),
+        ({"filter": {"max_mask_coverage": 0.9}}, {"max_mask_coverage": 0.9}),
+        (
+            {"scores": {"clip": "a/b"}, "filter": {"min_clip_text": 0.3, "min_clip_image": -1.0}},
+            {"min_clip_text": 0.3, "min_clip_direction": 0.2, "min_clip_image": -1.0},
+        ),
+    ],
+)
+def test_thresholds_of_clip_have_defaults_where_there_is_one(
+    sections: dict[str, Any], thresholds: dict[str, float]
+) -> None:
+    assert JobConfig.model_validate({**MINIMAL, **sections}).thresholds == thresholds
+
+
+def test_thresholds_that_nothing_can_meet_are_refused(tmp_path: Path) -> None:
+    coverage = {"min_mask_coverage": 0.5, "max_mask_coverage": 0.4}
+    [problem] = problems_of(write(tmp_path, {**MINIMAL, "filter": coverage}))
+    assert problem == "filter: min_mask_coverage 0.5 is above max_mask_coverage 0.4"
+    scores = {"min_clip_text": 0.3, "min_clip_image": 0.8, "min_map_contrast": 1.0}
+    [problem] = problems_of(write(tmp_path, {**MINIMAL, "filter": scores}))
+    assert problem == (
+        "filter.min_clip_text, filter.min_clip_image: needs a CLIP model, see scores.clip"
+    )
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_seed_fits_its_column(tmp_path: Path, seed: int) -> None:
     [problem] = problems_of(write(tmp_path, {**MINIMAL, "seed": seed}))

@@ -1,6 +1,6 @@
 """What can be done for a picture and its edits before a device is needed, by any thread.
 
-Legend: N mask draws, C channels, h x w latent grid, H x W pixels.
+Legend: N mask draws, C channels, h x w latent grid, H x W pixels, S side of what CLIP looks at.
 """
 
 import functools
@@ -14,6 +14,7 @@ from torch import Tensor
 from diffedit_batch.core.noise import draw
 from diffedit_batch.engine.pixels import content_key, resize_mask, to_tensor, working_size
 from diffedit_batch.engine.requests import ImageEdits
+from diffedit_batch.models.clip import Clip
 from diffedit_batch.models.components import Components
 from diffedit_batch.models.transfer import pinned
 
@@ -37,15 +38,19 @@ class PreparedEdits:
         picture: at working size, (3, H, W) in -1..1.
         masks: own masks at working size, (H, W) bool, by request id.
         noise: by request id. Rows of one seed share theirs.
+        clip_pixels: the picture as CLIP takes it, (3, S, S); None where edits are not scored by it.
     """
 
     edits: ImageEdits
     picture: Tensor
     masks: Mapping[str, Tensor]
     noise: Mapping[str, Noise]
+    clip_pixels: Tensor | None = None
 
 
-def prepare(edits: ImageEdits, model: Components, size_multiple: int) -> PreparedEdits:
+def prepare(
+    edits: ImageEdits, model: Components, size_multiple: int, clip: Clip | None = None
+) -> PreparedEdits:
     """Resize a picture and its own masks to working size, and draw the noise of its edits.
 
     The tensors are pinned where the model is on a GPU.
@@ -77,4 +82,5 @@ def prepare(edits: ImageEdits, model: Components, size_multiple: int) -> Prepare
             for name, mask in edits.masks.items()
         },
         noise=draws,
+        clip_pixels=None if clip is None else clip.prepare(edits.picture),
     )

@@ -1,9 +1,9 @@
 """What an editor is given, and what it gives back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -48,6 +48,10 @@ class EditResult:
         working_mask: where the edit acted, at working size.
         difference: the map behind the mask, in pixels at working size (with preset `diffusers` in
             latent cells), or None without one.
+        clip_text: cosine that CLIP finds of the edited picture and the target prompt, or None where
+            it is not asked.
+        clip_direction: of what changed in the picture and in the prompt; 0 where nothing did.
+        clip_image: of the edited picture and the original.
         num_truncated_prompts: texts of this row that the text encoder could not read to the end.
         seconds: from admission to result, waiting for neighbours in shared calls included.
     """
@@ -58,6 +62,9 @@ class EditResult:
     working: Picture | None = None
     working_mask: Mask | None = None
     difference: NDArray[np.float32] | None = None
+    clip_text: float | None = None
+    clip_direction: float | None = None
+    clip_image: float | None = None
     num_truncated_prompts: int = 0
     seconds: float = 0.0
 
@@ -130,3 +137,10 @@ class EditResult:
         """The mask, original size."""
         assert self.working_mask is not None
         return resize_mask(self.working_mask, self.size)
+
+    def with_found(self, **found: Any) -> "EditResult":
+        """A copy that says more; what was restored once is not restored again."""
+        copy = replace(self, **found)
+        fields = set(self.__dataclass_fields__)
+        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k not in fields})
+        return copy

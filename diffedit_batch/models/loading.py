@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-from diffedit_batch.config import CaptionsConfig, ModelConfig, PromptsConfig
+from diffedit_batch.config import CaptionsConfig, ModelConfig, PromptsConfig, ScoresConfig
 from diffedit_batch.errors import ModelError
 from diffedit_batch.models.identity import ModelIdentity
 
@@ -14,7 +15,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @contextmanager
 def explained(
-    config: ModelConfig | PromptsConfig | CaptionsConfig, identity: ModelIdentity
+    config: ModelConfig | PromptsConfig | CaptionsConfig | ScoresConfig, identity: ModelIdentity
 ) -> Iterator[None]:
     """Turn what the libraries raise while they load a model into one ModelError."""
     try:
@@ -42,11 +43,36 @@ def tried_out(model_id: str, device: str) -> Iterator[None]:
         ) from error
 
 
+def whole(model: Any, source: str, **options: Any) -> Any:
+    """A model of a class of transformers with all of its weights. Left to itself, the library makes
+    up those that are missing, and whatever is not this model loads as noise.
+
+    Raises:
+        ValueError: some are missing or have another shape.
+    """
+    loaded, found = model.from_pretrained(
+        source,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **options,
+    )
+    wrong = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if wrong:
+        raise ValueError(
+            f"is no {model.__name__}: {len(wrong)} of its weights are missing or have another"
+            f" shape, e.g. {wrong[0]}"
+        )
+    return loaded
+
+
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
-def _tried(config: ModelConfig | PromptsConfig | CaptionsConfig, identity: ModelIdentity) -> str:
+def _tried(
+    config: ModelConfig | PromptsConfig | CaptionsConfig | ScoresConfig, identity: ModelIdentity
+) -> str:
     if identity.is_folder:
         return f"folder {identity.source}, safetensors only"
     variant = f", variant {config.variant or 'none'}" if isinstance(config, ModelConfig) else ""

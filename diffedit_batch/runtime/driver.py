@@ -169,7 +169,7 @@ class _Run:
         """The output, held by this run alone."""
         with hold_lease(self._storage, self._state.run_id) as self._lease:
             self._ledger = Ledger(self._storage, self._lease)
-            self._results = Results(self._ledger, self._model, self._state)
+            self._results = Results(self._ledger, self._model, self._state, self._config.thresholds)
             self._storage.remove_temporary()
             yield
 

@@ -15,7 +15,7 @@ from diffedit_batch.config import JobConfig
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError
-from diffedit_batch.models.identity import ModelIdentity
+from diffedit_batch.models.identity import ModelIdentity, identify_clip
 from diffedit_batch.redact import redact_tree
 from diffedit_batch.runtime.selection import VERDICTS
 from diffedit_batch.schema import RESULT_SCHEMA, STATUSES
@@ -38,6 +38,8 @@ class RunState:
         counts: rows of this run by status.
         num_failed_before: failed rows among those that keep their result.
         failures: rows of this run that failed, by `stage/type`.
+        num_filtered: rows of this run that are edited, but not good enough.
+        filter_reasons: why not, each with its number of rows.
         num_truncated_rows: rows with a prompt the text encoder could not read to the end.
         counters: work done.
         seconds: by phase, summed over workers, and `total` on the clock.
@@ -52,6 +54,8 @@ class RunState:
     num_failed_before: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    num_filtered: int = 0
+    filter_reasons: Counter[str] = field(default_factory=Counter)
     num_truncated_rows: int = 0
     counters: Counters = field(default_factory=Counters)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -74,6 +78,9 @@ class RunState:
         self.counts[columns["status"]] += 1
         if columns["status"] == "failed":
             self.failures[f"{columns['error_stage']}/{columns['error_type']}"] += 1
+        reasons = columns.get("filter_reasons") or ()
+        self.num_filtered += bool(reasons)
+        self.filter_reasons.update(reasons)
         self.num_truncated_rows += bool(columns.get("num_truncated_prompts"))
 
 
@@ -125,6 +132,7 @@ def run_record(
     state: RunState, config: JobConfig, model: ModelIdentity, started_at: datetime, outcome: str
 ) -> dict[str, Any]:
     """The content of `runs/<run_id>.json`, without secrets."""
+    clip = None if config.scores.clip is None else identify_clip(config.scores)
     record = {
         "run_id": state.run_id,
         "outcome": outcome,
@@ -135,11 +143,14 @@ def run_record(
         "selected": {verdict: state.selected[verdict] for verdict in VERDICTS},
         "counts": {status: state.counts[status] for status in STATUSES},
         "failures": dict(state.failures),
+        "num_filtered": state.num_filtered,
+        "filter_reasons": dict(state.filter_reasons),
         "num_truncated_rows": state.num_truncated_rows,
         "counters": state.counters.as_dict(),
         "seconds": {phase: round(seconds, 3) for phase, seconds in state.seconds.items()},
         "workers": state.workers,
         "model": {"id": model.id, "revision": model.revision},
+        "clip": clip and {"id": clip.id, "revision": clip.revision},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("diffedit_batch", *_LIBRARIES)},

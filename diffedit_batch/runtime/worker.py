@@ -108,6 +108,7 @@ class Worker:
         import torch
 
         from diffedit_batch.engine.editor import DiffEditor
+        from diffedit_batch.engine.reviewing import Reviewer
 
         started = time.perf_counter()
         if not self._storage.exists(PROBE):
@@ -118,12 +119,16 @@ class Worker:
         device = self._config.device
         if self._num_threads is not None:
             torch.set_num_threads(self._num_threads)
+        reviewer = Reviewer.load(
+            self._config.scores, device=device, num_threads=self._config.engine.writer_threads
+        )
         self._editor = DiffEditor.load(
             self._config.model,
             device=device,
             batch_size=self._config.engine.batch_size,
             vae_batch_size=self._config.engine.vae_batch_size,
             size_multiple=self._config.input.size_multiple,
+            reviewer=reviewer,
         )
         name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
         if self._config.engine.compile != "off":
@@ -244,6 +249,9 @@ class Worker:
                     "map_max": result.map_max,
                     "map_contrast": result.map_contrast,
                     "background_psnr": result.background_psnr,
+                    "clip_text": result.clip_text,
+                    "clip_direction": result.clip_direction,
+                    "clip_image": result.clip_image,
                     "num_truncated_prompts": result.num_truncated_prompts,
                     "width": width,
                     "height": height,

@@ -12,6 +12,7 @@ from diffedit_batch.config import JobConfig
 from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.errors import ModelError, StorageError
+from diffedit_batch.models.clip import Clip
 from diffedit_batch.models.network import Network
 from diffedit_batch.runtime.worker import BundleResult, Group, Worker
 
@@ -65,6 +66,33 @@ def test_a_bundle_comes_back_whole_with_its_pictures_written(
     assert result.counters.vae_decodes == 6
     assert set(result.seconds) == {"read", "edit", "write"}
     assert worker.progress() > 3 + 6, "pictures read, rows written, and network calls in between"
+
+
+def test_scores_of_clip_are_those_of_the_files(
+    config: JobConfig, tmp_path: Path, tiny_clip: Path
+) -> None:
+    scores = config.scores.model_copy(update={"clip": str(tiny_clip)})
+    worker = Worker(config.model_copy(update={"scores": scores}), num_threads=1)
+    worker.load()
+    result = worker.edit(groups_of(config))
+    clip = Clip.load(scores, "cpu")
+    prompts = {row["id"]: row for row in edits_of(["000.png", "001.png", "002.png"], 2)}
+
+    def vector(folder: Path, name: str) -> Tensor:
+        return clip.encode(clip.prepare(picture(folder, name))[None])[0]
+
+    assert len(result.rows) == 6
+    for row in result.rows:
+        asked = prompts[row["id"]]
+        edited = vector(tmp_path / "output", row["edited_file_name"])
+        source = vector(tmp_path, asked["image"])
+        target = clip.text((asked["target_prompt"],))
+        change = target - clip.text((asked["source_prompt"],))
+        assert row["clip_text"] == pytest.approx(float(edited @ target), abs=1e-5)
+        assert row["clip_image"] == pytest.approx(float(edited @ source), abs=1e-5)
+        direction = torch.nn.functional.cosine_similarity(edited - source, change, dim=0)
+        assert row["clip_direction"] == pytest.approx(float(direction), abs=1e-3)
+    assert result.counters.clip_encodes == 3 + 6
 
 
 def test_a_worker_compiles_when_it_is_told_to(

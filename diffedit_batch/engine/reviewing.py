@@ -1,0 +1,168 @@
+"""Finished edits looked at before they are handed out: scored by CLIP.
+
+Threads restore pictures to their own size and prepare them; the thread that drives the device has
+them looked at in batches, between network calls.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffedit_batch.config import ScoresConfig
+from diffedit_batch.engine.counters import Counters
+from diffedit_batch.engine.micro_batches import MicroBatches
+from diffedit_batch.engine.preparing import PreparedEdits
+from diffedit_batch.engine.requests import EditResult
+from diffedit_batch.engine.scores import clip_cosines
+from diffedit_batch.errors import RowError
+from diffedit_batch.models.clip import Clip
+from diffedit_batch.models.transfer import HostCopy
+
+_BATCH_SIZE = 16
+"""Edits looked at in one call."""
+
+
+@dataclass(eq=False)
+class _Source:
+    """A picture that is edited: as CLIP takes it and, once CLIP has looked, as CLIP sees it."""
+
+    pixels: Tensor | None
+    vector: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """An edit to be looked at, and its picture as CLIP takes it; None where that is the source."""
+
+    result: EditResult
+    source: _Source
+    pixels: Tensor | None
+
+
+class Reviewer:
+    """Adds scores to results; without a CLIP, hands them on as they are.
+
+    Args:
+        clip: what scores them.
+        num_threads: that prepare pictures.
+
+    Attributes:
+        counters: work done.
+    """
+
+    def __init__(self, clip: Clip | None = None, *, num_threads: int = 2) -> None:
+        self.clip = clip
+        self.counters = Counters()
+        self._threads = ThreadPoolExecutor(num_threads, "review")
+        self.forget()
+
+    @classmethod
+    def load(
+        cls, scores: ScoresConfig, *, device: str = "cuda", num_threads: int = 2
+    ) -> "Reviewer":
+        """A reviewer with the configured models on a device.
+
+        Raises:
+            ModelError: one cannot be loaded or used.
+        """
+        clip = None if scores.clip is None else Clip.load(scores, device)
+        return cls(clip, num_threads=num_threads)
+
+    def forget(self) -> None:
+        """Drop everything under way."""
+        self._sources: dict[str, _Source] = {}
+        self._preparing: list[Future[_Look]] = []
+        self._waiting: MicroBatches[_Look] = MicroBatches(_BATCH_SIZE)
+        self._looking: list[tuple[list[_Look], HostCopy]] = []
+        self._reviewed: list[EditResult] = []
+
+    def expect(self, prepared: PreparedEdits) -> None:
+        """Take note of edits whose results will come."""
+        source = _Source(prepared.clip_pixels)
+        self._sources |= dict.fromkeys((one.id for one in prepared.edits.requests), source)
+
+    def add(self, result: EditResult) -> None:
+        """Take a result; `step` returns it when there is no more to say of it."""
+        source = self._sources.pop(result.request.id)
+        if result.error is not None or self.clip is None:
+            self._reviewed.append(result)
+        else:
+            self._preparing.append(self._threads.submit(self._prepare, result, source, self.clip))
+
+    def step(self, *, is_hurried: bool, is_idle: bool) -> list[EditResult]:
+        """Have edits looked at, and return those that were.
+
+        Args:
+            is_hurried: do not wait until there are enough for a full call.
+            is_idle: nobody else has anything to do: wait for what is under way.
+        """
+        if is_idle:
+            wait(self._preparing)
+        preparing, self._preparing = self._preparing, []
+        for future in preparing:
+            if future.done():
+                self._waiting.add(None, future.result())
+            else:
+                self._preparing.append(future)
+        while looks := self._waiting.pop(is_hurried=is_hurried and not self._preparing):
+            self._look(looks)
+        looking, self._looking = self._looking, []
+        for looks, copy in looking:
+            if copy.is_here or is_idle:
+                self._deliver(looks, copy)
+            else:
+                self._looking.append((looks, copy))
+        reviewed, self._reviewed = self._reviewed, []
+        return reviewed
+
+    @staticmethod
+    def _prepare(result: EditResult, source: _Source, clip: Clip) -> _Look:
+        is_edited = result.status == "edited"
+        return _Look(result, source, clip.prepare(result.image) if is_edited else None)
+
+    def _look(self, looks: list[_Look]) -> None:
+        """Score edits in one call, and their sources with them where these are new."""
+        assert self.clip is not None
+        try:
+            cosines = self._score(looks, self.clip)
+        except torch.OutOfMemoryError as error:
+            if len(looks) > 1:
+                self.counters.batch_halvings += 1
+                self._waiting.shrink(None, looks)
+            else:
+                refused = RowError("edit", "OutOfMemory", " ".join(str(error).split()))
+                self._reviewed.append(looks[0].result.with_found(error=refused))
+            return
+        self._looking.append((looks, HostCopy({"cosines": cosines})))
+
+    def _score(self, looks: Sequence[_Look], clip: Clip) -> Tensor:
+        """Cosines of edits, (B, 3), see `clip_cosines`; what CLIP has not seen yet goes in one
+        call.
+        """
+        new = list(dict.fromkeys(look.source for look in looks if look.source.vector is None))
+        pixels = [one.pixels for one in new] + [one.pixels for one in looks]
+        unseen = [one for one in pixels if one is not None]
+        vectors = iter(clip.encode(torch.stack(unseen)) if unseen else ())
+        self.counters.clip_encodes += len(unseen)
+        for source in new:
+            source.vector, source.pixels = next(vectors), None
+        before, after, source_texts, target_texts = [], [], [], []
+        for look in looks:
+            request = look.result.request
+            assert look.source.vector is not None
+            before.append(look.source.vector)
+            after.append(look.source.vector if look.pixels is None else next(vectors))
+            source_texts.append(clip.text(request.source_prompt))
+            target_texts.append(clip.text(request.target_prompt))
+        return clip_cosines(*map(torch.stack, (before, after, source_texts, target_texts)))
+
+    def _deliver(self, looks: list[_Look], copy: HostCopy) -> None:
+        for look, (text, direction, image) in zip(
+            looks, copy.wait()["cosines"].tolist(), strict=True
+        ):
+            self._reviewed.append(
+                look.result.with_found(clip_text=text, clip_direction=direction, clip_image=image)
+            )
