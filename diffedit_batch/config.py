@@ -37,6 +37,9 @@ Preset = Literal["tuned", "paper", "diffusers"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 M = TypeVar("M", bound=BaseModel)
 
+_YOUNGER_KEYS = ("mask_grow", "num_seeds", "keep_best")
+"""Keys of `edit` that came after the first results."""
+
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
 
@@ -84,6 +87,24 @@ class EditConfig(Section):
     negative_from: Literal["empty", "source_prompt"] | None = None
     paste_background: bool | None = None
     feather: int | None = Field(None, ge=0, le=64, description="px of the paste's soft edge")
+    mask_grow: int = Field(
+        0,
+        ge=-256,
+        le=256,
+        description="px by which the mask, found or own, grows; below 0: shrinks",
+    )
+
+    num_seeds: int = Field(
+        1, ge=1, le=64, description="seeds tried, the row's own first; only the best edit is kept"
+    )
+    keep_best: Literal[
+        "map_contrast", "background_psnr", "clip_text", "clip_direction", "clip_image"
+    ] = Field("map_contrast", description="the score by which it is the best")
+
+    @property
+    def asks_clip(self) -> bool:
+        """Whether which edit is kept depends on a CLIP model."""
+        return self.num_seeds > 1 and self.keep_best.startswith("clip_")
 
     @model_validator(mode="after")
     def _at_least_one_step(self) -> Self:
@@ -94,6 +115,16 @@ class EditConfig(Section):
                     f"{name} {strength} of {self.num_inference_steps} steps is less than one step"
                 )
         return self
+
+    def counted(self) -> dict[str, object]:
+        """What counts in a fingerprint. Younger keys that are left at their default do not: what
+        was done before there were any stays done.
+        """
+        values = self.model_dump()
+        for name in _YOUNGER_KEYS:
+            if values[name] == EditConfig.model_fields[name].default:
+                del values[name]
+        return values
 
     def resolved(self) -> "EditConfig":
         """A copy in which the preset has filled every key left at null."""
@@ -327,6 +358,7 @@ class JobConfig(Section):
     def _has_the_models_it_needs(self) -> Self:
         given = self.filter.model_dump(exclude_none=True)
         needing = [f"filter.{name}" for name in given if "clip" in name]
+        needing += [f"edit.keep_best {self.edit.keep_best}"] if self.edit.asks_clip else []
         if needing and self.scores.clip is None:
             raise ValueError(f"{', '.join(needing)}: needs a CLIP model, see scores.clip")
         return self

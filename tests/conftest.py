@@ -28,8 +28,9 @@ from transformers import (
 )
 
 import diffedit_batch
-from diffedit_batch.config import ModelConfig
+from diffedit_batch.config import ModelConfig, ScoresConfig
 from diffedit_batch.data.storage import Storage
+from diffedit_batch.models.clip import Clip
 from diffedit_batch.models.components import Components
 
 # Else Ray's workers yield to whatever else the machine does, and hardly run beside it.
@@ -236,6 +237,12 @@ def save_tiny_clip(folder: Path) -> Path:
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny CLIP."""
     return save_tiny_clip(tmp_path_factory.mktemp("tiny-clip"))
+
+
+@pytest.fixture(scope="session")
+def clip(tiny_clip: Path) -> Clip:
+    """The tiny CLIP, loaded."""
+    return Clip.load(ScoresConfig(clip=str(tiny_clip)), "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -186,6 +186,13 @@ def test_thresholds_that_nothing_can_meet_are_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_best_edit_known_to_clip_alone_needs_one(tmp_path: Path) -> None:
+    edit = {"num_seeds": 2, "keep_best": "clip_direction"}
+    [problem] = problems_of(write(tmp_path, {**MINIMAL, "edit": edit}))
+    assert problem == "edit.keep_best clip_direction: needs a CLIP model, see scores.clip"
+    load_config(write(tmp_path, {**MINIMAL, "edit": {**edit, "num_seeds": 1}}))
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_seed_fits_its_column(tmp_path: Path, seed: int) -> None:
     [problem] = problems_of(write(tmp_path, {**MINIMAL, "seed": seed}))

@@ -145,12 +145,18 @@ class RowReader:
         edit, error = None, None
         try:
             edit = read_edit(self._config.edit, own)
+            if edit.asks_clip and self._config.scores.clip is None:
+                problem = f"keep_best: {edit.keep_best} needs a CLIP model, see scores.clip"
+                edit = None
+                raise RowError("manifest", "InvalidParameter", problem)
         except RowError as refused:
             error = refused
+        scores = self._config.scores
+        chooser = [[scores.clip, scores.revision]] if edit and edit.asks_clip else []
         return _Parameters(
             edit,
             error,
-            hashlib.sha256(canonical_json([*self._job, edit.model_dump() if edit else own])),
+            hashlib.sha256(canonical_json([*self._job, edit.counted() if edit else own, *chooser])),
             hashlib.sha256(canonical_json([*self._job, own])),
         )
 

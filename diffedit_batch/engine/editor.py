@@ -6,12 +6,14 @@
     result.image, result.mask
 
 Rows that edit one picture share its encoding, their inversions and the source half of their masks.
+A row that tries several seeds is as many rows until the best of them is handed out.
 """
 
 import dataclasses
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -184,7 +186,8 @@ class DiffEditor:
         self._num_active += len(prepared.edits.requests)
         self._reviewer.expect(prepared)
         started = time.perf_counter()
-        rows = [_Row(request, prepared, started) for request in prepared.edits.requests]
+        candidates = chain.from_iterable(prepared.candidates.values())
+        rows = [_Row(candidate, prepared, started) for candidate in candidates]
         self._pictures.add(prepared.picture.shape, rows)
 
     def step(self) -> list[EditResult]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,13 @@ class ImageEdits:
     masks: Mapping[str, Mask] = field(default_factory=dict)
 
 
+class Candidate(NamedTuple):
+    """A seed that was tried, and its score; None where it failed or has none."""
+
+    seed: int
+    score: float | None
+
+
 @dataclass(frozen=True)
 class EditResult:
     """What became of one request.
@@ -41,7 +48,7 @@ class EditResult:
     the thread that drives the device need not.
 
     Attributes:
-        request: the request.
+        request: the request as it was carried out: of several seeds, with the one that was kept.
         original: the picture as it came.
         error: why the row failed, or None.
         working: the decoded edit at working size, or None where there was nothing to change.
@@ -52,6 +59,7 @@ class EditResult:
             it is not asked.
         clip_direction: of what changed in the picture and in the prompt; 0 where nothing did.
         clip_image: of the edited picture and the original.
+        candidates: the seeds that were tried and what each scored, where there were several.
         num_truncated_prompts: texts of this row that the text encoder could not read to the end.
         seconds: from admission to result, waiting for neighbours in shared calls included.
     """
@@ -65,6 +73,7 @@ class EditResult:
     clip_text: float | None = None
     clip_direction: float | None = None
     clip_image: float | None = None
+    candidates: tuple[Candidate, ...] = ()
     num_truncated_prompts: int = 0
     seconds: float = 0.0
 
@@ -96,7 +105,7 @@ class EditResult:
         """Largest value of the difference map, or None without one."""
         return None if self.difference is None else float(self.difference.max())
 
-    @property
+    @cached_property
     def map_contrast(self) -> float | None:
         """Mean of the map inside the mask over its mean outside, or None where either is empty."""
         if self.difference is None or self.working_mask is None:
@@ -108,7 +117,7 @@ class EditResult:
             return None
         return float(inside.mean() / outside.mean())
 
-    @property
+    @cached_property
     def background_psnr(self) -> float | None:
         """PSNR in dB of the pixels outside the mask, at most 100, or None where there are none."""
         return background_psnr(self.image, self.original, self.mask)

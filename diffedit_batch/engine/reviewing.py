@@ -1,4 +1,4 @@
-"""Finished edits looked at before they are handed out: scored by CLIP.
+"""Finished edits looked at before they are handed out: scored by CLIP, the best of each row kept.
 
 Threads restore pictures to their own size and prepare them; the thread that drives the device has
 them looked at in batches, between network calls.
@@ -16,7 +16,7 @@ from diffedit_batch.engine.counters import Counters
 from diffedit_batch.engine.micro_batches import MicroBatches
 from diffedit_batch.engine.preparing import PreparedEdits
 from diffedit_batch.engine.requests import EditResult
-from diffedit_batch.engine.scores import clip_cosines
+from diffedit_batch.engine.scores import best_of, clip_cosines
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.clip import Clip
 from diffedit_batch.models.transfer import HostCopy
@@ -33,6 +33,15 @@ class _Source:
     vector: Tensor | None = None
 
 
+@dataclass(eq=False)
+class _Row:
+    """A request, its candidates by seed, and the results of those that are through."""
+
+    source: _Source
+    keep_best: str
+    results: dict[int, EditResult | None]
+
+
 @dataclass(frozen=True, eq=False)
 class _Look:
     """An edit to be looked at, and its picture as CLIP takes it; None where that is the source."""
@@ -43,7 +52,7 @@ class _Look:
 
 
 class Reviewer:
-    """Adds scores to results; without a CLIP, hands them on as they are.
+    """Adds scores to results, and of several candidates of a row returns the best.
 
     Args:
         clip: what scores them.
@@ -73,27 +82,35 @@ class Reviewer:
 
     def forget(self) -> None:
         """Drop everything under way."""
-        self._sources: dict[str, _Source] = {}
+        self._rows: dict[str, _Row] = {}
         self._preparing: list[Future[_Look]] = []
         self._waiting: MicroBatches[_Look] = MicroBatches(_BATCH_SIZE)
         self._looking: list[tuple[list[_Look], HostCopy]] = []
         self._reviewed: list[EditResult] = []
 
     def expect(self, prepared: PreparedEdits) -> None:
-        """Take note of edits whose results will come."""
+        """Take note of edits whose results will come.
+
+        Raises:
+            ValueError: the best candidate of one is known to CLIP alone, and there is none.
+        """
         source = _Source(prepared.clip_pixels)
-        self._sources |= dict.fromkeys((one.id for one in prepared.edits.requests), source)
+        for request in prepared.edits.requests:
+            if request.edit.asks_clip and self.clip is None:
+                raise ValueError(f"keep_best {request.edit.keep_best!r} needs a CLIP model")
+            seeds = [candidate.seed for candidate in prepared.candidates[request.id]]
+            self._rows[request.id] = _Row(source, request.edit.keep_best, dict.fromkeys(seeds))
 
     def add(self, result: EditResult) -> None:
-        """Take a result; `step` returns it when there is no more to say of it."""
-        source = self._sources.pop(result.request.id)
-        if result.error is not None or self.clip is None:
-            self._reviewed.append(result)
+        """Take the result of a candidate; `step` returns that of its row."""
+        row = self._rows[result.request.id]
+        if result.error is not None or (self.clip is None and len(row.results) == 1):
+            self._finish(result)
         else:
-            self._preparing.append(self._threads.submit(self._prepare, result, source, self.clip))
+            self._preparing.append(self._threads.submit(self._prepare, result, row))
 
     def step(self, *, is_hurried: bool, is_idle: bool) -> list[EditResult]:
-        """Have edits looked at, and return those that were.
+        """Have edits looked at, and return the results of rows whose candidates all were.
 
         Args:
             is_hurried: do not wait until there are enough for a full call.
@@ -103,10 +120,12 @@ class Reviewer:
             wait(self._preparing)
         preparing, self._preparing = self._preparing, []
         for future in preparing:
-            if future.done():
-                self._waiting.add(None, future.result())
-            else:
+            if not future.done():
                 self._preparing.append(future)
+            elif self.clip is None:
+                self._finish(future.result().result)
+            else:
+                self._waiting.add(None, future.result())
         while looks := self._waiting.pop(is_hurried=is_hurried and not self._preparing):
             self._look(looks)
         looking, self._looking = self._looking, []
@@ -118,10 +137,24 @@ class Reviewer:
         reviewed, self._reviewed = self._reviewed, []
         return reviewed
 
-    @staticmethod
-    def _prepare(result: EditResult, source: _Source, clip: Clip) -> _Look:
-        is_edited = result.status == "edited"
-        return _Look(result, source, clip.prepare(result.image) if is_edited else None)
+    def _prepare(self, result: EditResult, row: _Row) -> _Look:
+        """What a thread can do for an edit: restore its picture, and all that takes none but it."""
+        if len(row.results) > 1 and not row.keep_best.startswith("clip_"):
+            getattr(result, row.keep_best)  # worked out once, and kept
+        pixels = None
+        if self.clip is not None and result.status == "edited":
+            pixels = self.clip.prepare(result.image)
+        return _Look(result, row.source, pixels)
+
+    def _finish(self, result: EditResult) -> None:
+        """Take a candidate of which there is no more to say."""
+        row = self._rows[result.request.id]
+        row.results[result.request.seed] = result
+        results = [one for one in row.results.values() if one is not None]
+        if len(results) == len(row.results):
+            del self._rows[result.request.id]
+            best = results[0] if len(results) == 1 else best_of(results, row.keep_best)
+            self._reviewed.append(best)
 
     def _look(self, looks: list[_Look]) -> None:
         """Score edits in one call, and their sources with them where these are new."""
@@ -134,7 +167,7 @@ class Reviewer:
                 self._waiting.shrink(None, looks)
             else:
                 refused = RowError("edit", "OutOfMemory", " ".join(str(error).split()))
-                self._reviewed.append(looks[0].result.with_found(error=refused))
+                self._finish(looks[0].result.with_found(error=refused))
             return
         self._looking.append((looks, HostCopy({"cosines": cosines})))
 
@@ -163,6 +196,6 @@ class Reviewer:
         for look, (text, direction, image) in zip(
             looks, copy.wait()["cosines"].tolist(), strict=True
         ):
-            self._reviewed.append(
+            self._finish(
                 look.result.with_found(clip_text=text, clip_direction=direction, clip_image=image)
             )

@@ -1,11 +1,16 @@
-"""What is measured of finished edits with CLIP.
+"""What is measured of finished edits with CLIP, and which of several of a row is the best.
 
 Legend: B edits, D width of CLIP's vectors.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from diffedit_batch.engine.requests import Candidate, EditResult
 
 _ROUNDING = 1e-4
 """Length of a difference of two vectors below which it has no direction."""
@@ -25,4 +30,27 @@ def clip_cosines(
     )
     return torch.stack(
         [(edited * target_text).sum(dim=1), direction, (source * edited).sum(dim=1)], dim=1
+    )
+
+
+def best_of(results: Sequence[EditResult], score: str) -> EditResult:
+    """The best candidate of a row, with what all of them scored.
+
+    An edit beats a picture left as it is, that one beats a failure; then the higher score wins. Of
+    scores that are equal to 4 decimals it is the first: how pictures were batched must not decide.
+    """
+    scores = [None if one.error else getattr(one, score) for one in results]
+    ranks = ["failed", "unchanged", "edited"]
+
+    def key(number: int) -> tuple[int, float]:
+        value = scores[number]
+        rank = ranks.index(results[number].status)
+        return rank, -math.inf if value is None else round(value, 4)
+
+    best = results[max(range(len(results)), key=key)]
+    return best.with_found(
+        candidates=tuple(
+            Candidate(one.request.seed, value) for one, value in zip(results, scores, strict=True)
+        ),
+        seconds=max(one.seconds for one in results),
     )

@@ -85,7 +85,11 @@ def plan_job(config: JobConfig, *, selection: Selection = UNDONE) -> Plan:
     while backlog.peek() is not None:
         for group in backlog.pop().groups:
             shared: set[Any] = set()
-            plan.unet_evals += sum(_count_evals(request, shared) for request in group)
+            plan.unet_evals += sum(
+                _count_evals(candidate, shared)
+                for request in group
+                for candidate in request.candidates(has_mask=request.mask is not None)
+            )
     plan.selected["pruned"] = selector.num_to_prune()
     plan.num_images = len(images)
     plan.num_concepts, plan.num_captions = len(wanted.prompts), len(wanted.captions)

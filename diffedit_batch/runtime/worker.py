@@ -244,6 +244,8 @@ class Worker:
                     "mask_file_name": mask,
                     "edited_sha256": hashlib.sha256(files[edited]).hexdigest(),
                     "mask_sha256": hashlib.sha256(files[mask]).hexdigest(),
+                    "kept_seed": result.request.seed,
+                    "candidates": [one._asdict() for one in result.candidates] or None,
                     "mask_coverage": result.coverage,
                     "map_mean": result.map_mean,
                     "map_max": result.map_max,

@@ -36,6 +36,9 @@ OTHER_VALUES: dict[str, Any] = {
     "negative_from": "source_prompt",
     "paste_background": False,
     "feather": 3,
+    "mask_grow": 2,
+    "num_seeds": 4,
+    "keep_best": "background_psnr",
 }
 
 
@@ -474,6 +477,31 @@ def test_fingerprint_changes_with_every_parameter(folder: Path, name: str) -> No
     assert changed.fingerprint != base.fingerprint
     [configured] = rows_of(folder, [CAT_TO_DOG], edit={name: OTHER_VALUES[name]})
     assert configured.fingerprint == changed.fingerprint
+
+
+def test_a_known_fingerprint_stays_what_it_was(folder: Path) -> None:
+    """Else every output there is would be done again; only ALGORITHM_VERSION may ask for that."""
+    cell = pa.array([b"bytes in the manifest itself"])
+    table = pa.Table.from_pylist([CAT_TO_DOG]).set_column(0, "image", cell)
+    [row] = rows_of(folder, table)
+    assert row.fingerprint == "7b72a569169c15add2a8cb5aefd51394"
+
+
+def test_a_best_edit_known_to_clip_alone_needs_one_and_follows_it(folder: Path) -> None:
+    asked = {**CAT_TO_DOG, "num_seeds": 2, "keep_best": "clip_text"}
+    [row] = rows_of(folder, [asked])
+    assert row.error is not None
+    assert row.error.kind == "InvalidParameter"
+    assert "needs a CLIP model" in str(row.error)
+    [one] = rows_of(folder, [{**asked, "num_seeds": 1}])
+    assert one.error is None
+    first, second, other = (
+        rows_of(folder, [{**asked, "keep_best": best}], scores={"clip": clip})[0].fingerprint
+        for best, clip in [("clip_text", "a/b"), ("clip_text", "a/c"), ("map_contrast", "a/b")]
+    )
+    assert len({first, second, other}) == 3
+    [same] = rows_of(folder, [{**asked, "keep_best": "map_contrast"}])
+    assert same.fingerprint == other
 
 
 @pytest.mark.parametrize(

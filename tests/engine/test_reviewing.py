@@ -10,7 +10,6 @@ from small_edits import SOURCE, TARGETS, picture, request
 from torch.nn.functional import cosine_similarity
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from diffedit_batch.config import ScoresConfig
 from diffedit_batch.engine.editor import DiffEditor
 from diffedit_batch.engine.pixels import Picture
 from diffedit_batch.engine.requests import EditResult, ImageEdits
@@ -20,11 +19,6 @@ from diffedit_batch.models.clip import Clip
 from diffedit_batch.models.components import Components
 
 NAMES = ("clip_text", "clip_direction", "clip_image")
-
-
-@pytest.fixture(scope="module")
-def clip(tiny_clip: Path) -> Clip:
-    return Clip.load(ScoresConfig(clip=str(tiny_clip)), "cpu")
 
 
 def scores(result: EditResult) -> list[float | None]:
@@ -145,7 +139,7 @@ def test_out_of_memory_halves_the_batch_and_fails_what_does_not_fit_alone(
 def test_scores_fill_no_memory_with_pictures_looked_at(tiny: Components, clip: Clip) -> None:
     reviewer = Reviewer(clip)
     DiffEditor(tiny, reviewer=reviewer).edit(groups())
-    assert not reviewer._sources
+    assert not reviewer._rows
     assert not reviewer._looking
 
 

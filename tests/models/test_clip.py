@@ -13,11 +13,6 @@ from diffedit_batch.models.clip import Clip
 TEXTS = ("a red circle on grass", "a blue star on sand")
 
 
-@pytest.fixture(scope="module")
-def clip(tiny_clip: Path) -> Clip:
-    return Clip.load(ScoresConfig(clip=str(tiny_clip)), "cpu")
-
-
 def pictures(count: int = 5) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
     rng = np.random.default_rng(0)
     sizes = [(20, 30), (31, 16), (16, 16), (8, 40), (90, 50)]

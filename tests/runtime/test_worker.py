@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,36 @@ def test_scores_of_clip_are_those_of_the_files(
         direction = torch.nn.functional.cosine_similarity(edited - source, change, dim=0)
         assert row["clip_direction"] == pytest.approx(float(direction), abs=1e-3)
     assert result.counters.clip_encodes == 3 + 6
+
+
+def test_of_several_seeds_a_row_keeps_the_best(
+    config: JobConfig, worker: Worker, tmp_path: Path
+) -> None:
+    groups = [
+        tuple(replace(one, edit=one.edit.override({"num_seeds": 3})) for one in group)
+        for group in groups_of(config)[:2]
+    ]
+    rows = worker.edit(groups).rows
+    assert sorted(row["id"] for row in rows) == ["000-0", "000-1", "001-0", "001-1"]
+    for row in rows:
+        scores = {one["seed"]: one["score"] for one in row["candidates"]}
+        assert len(scores) == 3
+        assert next(iter(scores)) == 0, "the row's own"
+        assert row["map_contrast"] == scores[row["kept_seed"]] == max(scores.values())
+    again = [
+        tuple(
+            replace(one, seed=row["kept_seed"], edit=one.edit.override({"num_seeds": 1}))
+            for one in group
+            for row in rows
+            if row["id"] == one.id
+        )
+        for group in groups
+    ]
+    masks = {row["id"]: picture(tmp_path / "output", row["mask_file_name"]) for row in rows}
+    for row in worker.edit(again).rows:
+        assert row["candidates"] is None
+        mask = picture(tmp_path / "output", row["mask_file_name"])
+        assert np.array_equal(mask, masks[row["id"]])
 
 
 def test_a_worker_compiles_when_it_is_told_to(
