@@ -166,6 +166,8 @@ def _execute(config: JobConfig, selection: "Selection") -> None:
     for kind, number in state.failures.most_common():
         print(f"  failed at {kind}: {number}")
     _print_filtered(state.num_filtered, dict(state.filter_reasons.most_common()))
+    if state.num_flagged:
+        print(f"  {state.num_flagged} rows are flagged by the safety checker")
     _print_generated(state)
     if state.num_truncated_rows:
         print(f"  {state.num_truncated_rows} rows have a prompt cut at the text encoder's limit")

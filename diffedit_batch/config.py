@@ -10,10 +10,18 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from diffedit_batch.errors import ConfigError
 from diffedit_batch.redact import has_credentials, is_signed
@@ -32,6 +40,12 @@ _INSTRUCT_PIX2PIX = {"min_clip_text": 0.2, "min_clip_direction": 0.2, "min_clip_
 
 _UPLOADED = "/runtime_resources/working_dir_files/"
 """Part of the path of every folder that Ray unpacks a job's files in."""
+
+
+def _off(value: object) -> object:
+    """`off`, which YAML reads as false."""
+    return "off" if value is False else value
+
 
 Preset = Literal["tuned", "paper", "diffusers"]
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -260,6 +274,15 @@ class FilterConfig(Section):
         return self
 
 
+class SafetyConfig(Section):
+    """What becomes of edits that the model's own safety checker flags."""
+
+    policy: Annotated[Literal["off", "keep", "blur", "drop"], BeforeValidator(_off)] = Field(
+        "off",
+        description="off: not checked; keep: only say so; blur: the file; drop: the row fails",
+    )
+
+
 class InputConfig(Section):
     """Where rows and images come from."""
 
@@ -311,7 +334,7 @@ class EngineConfig(Section):
     vae_batch_size: int | None = Field(
         None, ge=1, le=64, description="images in one call of the VAE; null: 8 on a GPU, 1 on a CPU"
     )
-    compile: Literal["auto", "off", "full"] = Field(
+    compile: Annotated[Literal["auto", "off", "full"], BeforeValidator(_off)] = Field(
         "auto", description="full calls; auto: on a GPU that is given rows enough to repay it"
     )
     loader_threads: int = Field(2, ge=1, le=64)
@@ -348,6 +371,7 @@ class JobConfig(Section):
     captions: CaptionsConfig = CaptionsConfig()
     scores: ScoresConfig = ScoresConfig()
     filter: FilterConfig = FilterConfig()
+    safety: SafetyConfig = SafetyConfig()
     input: InputConfig
     output: OutputConfig
     engine: EngineConfig = EngineConfig()

@@ -204,6 +204,7 @@ RESULT_SCHEMA = pa.schema(
         pa.field("clip_direction", pa.float64()),
         pa.field("clip_image", pa.float64()),
         pa.field("filter_reasons", pa.list_(pa.string())),
+        pa.field("is_flagged", pa.bool_()),
         pa.field("num_truncated_prompts", pa.int64()),
         pa.field("width", pa.int64()),
         pa.field("height", pa.int64()),

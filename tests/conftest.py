@@ -2,13 +2,14 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from s3_server import BUCKET, S3Server
 from transformers import (
     BertTokenizer,
@@ -30,7 +31,7 @@ from transformers import (
 import diffedit_batch
 from diffedit_batch.config import ModelConfig, ScoresConfig
 from diffedit_batch.data.storage import Storage
-from diffedit_batch.models.clip import Clip
+from diffedit_batch.models.clip import Clip, Picture
 from diffedit_batch.models.components import Components
 
 # Else Ray's workers yield to whatever else the machine does, and hardly run beside it.
@@ -243,6 +244,32 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clip(tiny_clip: Path) -> Clip:
     """The tiny CLIP, loaded."""
     return Clip.load(ScoresConfig(clip=str(tiny_clip)), "cpu")
+
+
+def save_tiny_safety_checker(folder: Path, flagged: Sequence[Picture] | None) -> None:
+    """Give a pipeline a safety checker that flags pictures like these; None: all pictures."""
+    torch.manual_seed(0)
+    processor = tiny_clip_processor()
+    config = tiny_clip_config(CLIPTokenizer.from_pretrained(DEMO_WEIGHTS / "tokenizer"))
+    checker = StableDiffusionSafetyChecker(config).eval()
+    with torch.no_grad():
+        checker.special_care_embeds_weights.fill_(2)
+        checker.concept_embeds_weights.fill_(-2 if flagged is None else 2)
+        for number, picture in enumerate(flagged or ()):
+            pixels = processor(picture, return_tensors="pt").pixel_values
+            features = checker.vision_model(pixels).pooler_output
+            checker.concept_embeds[number] = checker.visual_projection(features)[0]
+            checker.concept_embeds_weights[number] = 0.998
+    checker.save_pretrained(folder / "safety_checker")
+    processor.save_pretrained(folder / "feature_extractor")
+
+
+@pytest.fixture(scope="session")
+def tiny_flagging_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny pipeline whose safety checker flags every picture."""
+    folder = save_tiny_pipeline(tmp_path_factory.mktemp("tiny-flagging"))
+    save_tiny_safety_checker(folder, None)
+    return folder
 
 
 @pytest.fixture(scope="session")

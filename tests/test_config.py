@@ -230,6 +230,8 @@ def test_settings_win_over_the_file(tmp_path: Path) -> None:
         [
             "edit.guidance_scale=5",
             "edit.mask_rule=otsu",
+            "engine.compile=off",
+            "safety.policy=off",
             "edit.paste_background=false",
             "input.columns.image=file_name",
             "input.columns={id: key}",
@@ -243,6 +245,7 @@ def test_settings_win_over_the_file(tmp_path: Path) -> None:
     assert config.edit.guidance_scale == 5.0
     assert config.edit.feather == 2
     assert config.edit.mask_rule == "otsu"
+    assert config.engine.compile == config.safety.policy == "off", "which YAML reads as false"
     assert config.edit.paste_background is False
     assert config.input.columns == {"id": "key", "mask": "own = mask"}
     assert config.model.revision is None

@@ -85,6 +85,8 @@ class RowReader:
             [model.vae_dtype, model.enable_vae_tiling],
             [model.resolution, config.input.size_multiple],
         ]
+        if config.safety.policy != "off":  # rows that were never checked are done again
+            self._job.append(["safety", config.safety.policy])
 
     def read(
         self,

@@ -59,6 +59,7 @@ class EditResult:
             it is not asked.
         clip_direction: of what changed in the picture and in the prompt; 0 where nothing did.
         clip_image: of the edited picture and the original.
+        is_flagged: whether the safety checker flags the picture, or None where it is not asked.
         candidates: the seeds that were tried and what each scored, where there were several.
         num_truncated_prompts: texts of this row that the text encoder could not read to the end.
         seconds: from admission to result, waiting for neighbours in shared calls included.
@@ -73,6 +74,7 @@ class EditResult:
     clip_text: float | None = None
     clip_direction: float | None = None
     clip_image: float | None = None
+    is_flagged: bool | None = None
     candidates: tuple[Candidate, ...] = ()
     num_truncated_prompts: int = 0
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""Finished edits looked at before they are handed out: scored by CLIP, the best of each row kept.
+"""Finished edits looked at before they are handed out: scored, checked, the best of a row kept.
 
 Threads restore pictures to their own size and prepare them; the thread that drives the device has
 them looked at in batches, between network calls.
@@ -7,18 +7,20 @@ them looked at in batches, between network calls.
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffedit_batch.config import ScoresConfig
+from diffedit_batch.config import ModelConfig, ScoresConfig
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.engine.micro_batches import MicroBatches
 from diffedit_batch.engine.preparing import PreparedEdits
 from diffedit_batch.engine.requests import EditResult
-from diffedit_batch.engine.scores import best_of, clip_cosines
+from diffedit_batch.engine.scores import CLIP_SCORES, best_of, clip_cosines
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.clip import Clip
+from diffedit_batch.models.safety import SafetyChecker
 from diffedit_batch.models.transfer import HostCopy
 
 _BATCH_SIZE = 16
@@ -44,41 +46,68 @@ class _Row:
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """An edit to be looked at, and its picture as CLIP takes it; None where that is the source."""
+    """An edit to be looked at, and its picture as CLIP takes it (None where that is the source) and
+    as the safety checker does.
+    """
 
     result: EditResult
     source: _Source
     pixels: Tensor | None
+    checked_pixels: Tensor | None
 
 
 class Reviewer:
-    """Adds scores to results, and of several candidates of a row returns the best.
+    """Adds to results what CLIP and the safety checker find, and of several candidates of a row
+    returns the best.
 
     Args:
-        clip: what scores them.
+        clip: what scores edits.
+        checker: what flags them.
         num_threads: that prepare pictures.
 
     Attributes:
         counters: work done.
     """
 
-    def __init__(self, clip: Clip | None = None, *, num_threads: int = 2) -> None:
-        self.clip = clip
+    def __init__(
+        self,
+        clip: Clip | None = None,
+        checker: SafetyChecker | None = None,
+        *,
+        num_threads: int = 2,
+    ) -> None:
+        self.clip, self._checker = clip, checker
         self.counters = Counters()
         self._threads = ThreadPoolExecutor(num_threads, "review")
         self.forget()
 
     @classmethod
     def load(
-        cls, scores: ScoresConfig, *, device: str = "cuda", num_threads: int = 2
+        cls,
+        scores: ScoresConfig,
+        checked_model: ModelConfig | None = None,
+        *,
+        device: str = "cuda",
+        num_threads: int = 2,
     ) -> "Reviewer":
         """A reviewer with the configured models on a device.
+
+        Args:
+            scores: which CLIP.
+            checked_model: the diffusion model whose safety checker is asked; None: none is.
+            device: `cuda`, `cuda:1`, `cpu`.
+            num_threads: see the class.
 
         Raises:
             ModelError: one cannot be loaded or used.
         """
         clip = None if scores.clip is None else Clip.load(scores, device)
-        return cls(clip, num_threads=num_threads)
+        checker = None if checked_model is None else SafetyChecker.load(checked_model, device)
+        return cls(clip, checker, num_threads=num_threads)
+
+    @property
+    def _has_models(self) -> bool:
+        return self.clip is not None or self._checker is not None
 
     def forget(self) -> None:
         """Drop everything under way."""
@@ -104,7 +133,7 @@ class Reviewer:
     def add(self, result: EditResult) -> None:
         """Take the result of a candidate; `step` returns that of its row."""
         row = self._rows[result.request.id]
-        if result.error is not None or (self.clip is None and len(row.results) == 1):
+        if result.error is not None or (not self._has_models and len(row.results) == 1):
             self._finish(result)
         else:
             self._preparing.append(self._threads.submit(self._prepare, result, row))
@@ -122,7 +151,7 @@ class Reviewer:
         for future in preparing:
             if not future.done():
                 self._preparing.append(future)
-            elif self.clip is None:
+            elif not self._has_models:
                 self._finish(future.result().result)
             else:
                 self._waiting.add(None, future.result())
@@ -141,10 +170,12 @@ class Reviewer:
         """What a thread can do for an edit: restore its picture, and all that takes none but it."""
         if len(row.results) > 1 and not row.keep_best.startswith("clip_"):
             getattr(result, row.keep_best)  # worked out once, and kept
-        pixels = None
+        pixels = checked_pixels = None
         if self.clip is not None and result.status == "edited":
             pixels = self.clip.prepare(result.image)
-        return _Look(result, row.source, pixels)
+        if self._checker is not None:
+            checked_pixels = self._checker.prepare(result.image)
+        return _Look(result, row.source, pixels, checked_pixels)
 
     def _finish(self, result: EditResult) -> None:
         """Take a candidate of which there is no more to say."""
@@ -157,10 +188,15 @@ class Reviewer:
             self._reviewed.append(best)
 
     def _look(self, looks: list[_Look]) -> None:
-        """Score edits in one call, and their sources with them where these are new."""
-        assert self.clip is not None
+        """Score and check edits, each in one call."""
+        found = {}
         try:
-            cosines = self._score(looks, self.clip)
+            if self.clip is not None:
+                found["cosines"] = self._score(looks, self.clip)
+            if self._checker is not None:
+                pixels = [one.checked_pixels for one in looks if one.checked_pixels is not None]
+                found["is_flagged"] = self._checker.find_flagged(torch.stack(pixels))
+                self.counters.safety_checks += len(pixels)
         except torch.OutOfMemoryError as error:
             if len(looks) > 1:
                 self.counters.batch_halvings += 1
@@ -169,11 +205,11 @@ class Reviewer:
                 refused = RowError("edit", "OutOfMemory", " ".join(str(error).split()))
                 self._finish(looks[0].result.with_found(error=refused))
             return
-        self._looking.append((looks, HostCopy({"cosines": cosines})))
+        self._looking.append((looks, HostCopy(found)))
 
     def _score(self, looks: Sequence[_Look], clip: Clip) -> Tensor:
-        """Cosines of edits, (B, 3), see `clip_cosines`; what CLIP has not seen yet goes in one
-        call.
+        """Cosines of edits, (B, 3), see `clip_cosines`. Sources go in the same call where CLIP has
+        not seen them yet.
         """
         new = list(dict.fromkeys(look.source for look in looks if look.source.vector is None))
         pixels = [one.pixels for one in new] + [one.pixels for one in looks]
@@ -193,9 +229,11 @@ class Reviewer:
         return clip_cosines(*map(torch.stack, (before, after, source_texts, target_texts)))
 
     def _deliver(self, looks: list[_Look], copy: HostCopy) -> None:
-        for look, (text, direction, image) in zip(
-            looks, copy.wait()["cosines"].tolist(), strict=True
-        ):
-            self._finish(
-                look.result.with_found(clip_text=text, clip_direction=direction, clip_image=image)
-            )
+        found = {name: tensor.tolist() for name, tensor in copy.wait().items()}
+        for number, look in enumerate(looks):
+            columns: dict[str, Any] = {}
+            if "cosines" in found:
+                columns = dict(zip(CLIP_SCORES, found["cosines"][number], strict=True))
+            if "is_flagged" in found:
+                columns["is_flagged"] = found["is_flagged"][number]
+            self._finish(look.result.with_found(**columns))

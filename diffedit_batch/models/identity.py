@@ -73,6 +73,24 @@ def identify_clip(config: ScoresConfig) -> ModelIdentity:
     return _identify("scores", config, None, _digest_single)
 
 
+def identify_safety_checker(config: ModelConfig) -> ModelIdentity:
+    """The identity of the configured diffusion model, which a folder shows to have a safety
+    checker; a hub is not asked before it is loaded.
+
+    Raises:
+        ModelError: as of `identify`, or the folder has none.
+    """
+    identity = identify(config)
+    if identity.is_folder:
+        for part in ("safety_checker/config.json", "feature_extractor/preprocessor_config.json"):
+            if not (Path(identity.source) / part).is_file():
+                raise ModelError(
+                    f"safety.policy needs the model's safety checker, and model.id {config.id!r}"
+                    f" has none (no {part}); set safety.policy: off"
+                )
+    return identity
+
+
 def _identify(
     section: str,
     config: ModelConfig | PromptsConfig | CaptionsConfig | ScoresConfig,

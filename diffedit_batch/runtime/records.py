@@ -40,6 +40,7 @@ class RunState:
         failures: rows of this run that failed, by `stage/type`.
         num_filtered: rows of this run that are edited, but not good enough.
         filter_reasons: why not, each with its number of rows.
+        num_flagged: rows of this run that the safety checker flagged.
         num_truncated_rows: rows with a prompt the text encoder could not read to the end.
         counters: work done.
         seconds: by phase, summed over workers, and `total` on the clock.
@@ -56,6 +57,7 @@ class RunState:
     failures: Counter[str] = field(default_factory=Counter)
     num_filtered: int = 0
     filter_reasons: Counter[str] = field(default_factory=Counter)
+    num_flagged: int = 0
     num_truncated_rows: int = 0
     counters: Counters = field(default_factory=Counters)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class RunState:
         reasons = columns.get("filter_reasons") or ()
         self.num_filtered += bool(reasons)
         self.filter_reasons.update(reasons)
+        self.num_flagged += bool(columns.get("is_flagged"))
         self.num_truncated_rows += bool(columns.get("num_truncated_prompts"))
 
 
@@ -145,6 +148,7 @@ def run_record(
         "failures": dict(state.failures),
         "num_filtered": state.num_filtered,
         "filter_reasons": dict(state.filter_reasons),
+        "num_flagged": state.num_flagged,
         "num_truncated_rows": state.num_truncated_rows,
         "counters": state.counters.as_dict(),
         "seconds": {phase: round(seconds, 3) for phase, seconds in state.seconds.items()},

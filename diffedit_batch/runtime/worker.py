@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.images import encode_png, read_mask, read_picture
+from diffedit_batch.data.images import blur, encode_png, read_mask, read_picture
 from diffedit_batch.data.storage import PROBE, Storage, file_names
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError, StorageError
@@ -120,7 +120,10 @@ class Worker:
         if self._num_threads is not None:
             torch.set_num_threads(self._num_threads)
         reviewer = Reviewer.load(
-            self._config.scores, device=device, num_threads=self._config.engine.writer_threads
+            self._config.scores,
+            None if self._config.safety.policy == "off" else self._config.model,
+            device=device,
+            num_threads=self._config.engine.writer_threads,
         )
         self._editor = DiffEditor.load(
             self._config.model,
@@ -227,8 +230,14 @@ class Worker:
         if result.error is not None:
             self._add(bundle, [_failed_row(result.request, result.error)])
             return
+        policy = self._config.safety.policy
+        if result.is_flagged and policy == "drop":
+            refused = RowError("safety", "Flagged", "the safety checker flags the edited picture")
+            self._add(bundle, [{**_failed_row(result.request, refused), "is_flagged": True}])
+            return
+        picture = blur(result.image) if result.is_flagged and policy == "blur" else result.image
         edited, mask = file_names(result.request.id, result.request.fingerprint)
-        files = {edited: encode_png(result.image), mask: encode_png(result.mask)}
+        files = {edited: encode_png(picture), mask: encode_png(result.mask)}
         for name, data in files.items():
             self._storage.write(name, data)
         width, height = result.size
@@ -254,6 +263,7 @@ class Worker:
                     "clip_text": result.clip_text,
                     "clip_direction": result.clip_direction,
                     "clip_image": result.clip_image,
+                    "is_flagged": result.is_flagged,
                     "num_truncated_prompts": result.num_truncated_prompts,
                     "width": width,
                     "height": height,

@@ -533,6 +533,7 @@ def test_fingerprint_changes_with_every_input(folder: Path, values: dict[str, An
         {"model": {"id": "demo", "vae_dtype": "float16"}},
         {"model": {"id": "demo", "resolution": 256}},
         {"input": {"size_multiple": 32}},
+        {"safety": {"policy": "keep"}},
     ],
     ids=str,
 )

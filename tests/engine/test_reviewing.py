@@ -1,15 +1,18 @@
 """Scores of finished edits, against transformers called by hand."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import save_tiny_safety_checker
 from small_edits import SOURCE, TARGETS, picture, request
 from torch.nn.functional import cosine_similarity
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from diffedit_batch.config import ModelConfig, ScoresConfig
 from diffedit_batch.engine.editor import DiffEditor
 from diffedit_batch.engine.pixels import Picture
 from diffedit_batch.engine.requests import EditResult, ImageEdits
@@ -150,3 +153,26 @@ def test_what_was_restored_is_not_restored_again() -> None:
     assert copy.clip_text == 0.5
     assert copy.image is image
     assert copy.mask is mask
+
+
+def test_flagged_are_those_the_checker_flags_unchanged_ones_too(
+    tiny: Components, clip: Clip, tiny_model: Path, tmp_path: Path
+) -> None:
+    edits = [*groups(), ImageEdits(picture(seed=9), [request(9, SOURCE)])]
+    plain = DiffEditor(tiny).edit(edits)
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    save_tiny_safety_checker(folder, [plain[1].image, plain[4].image, plain[6].image])
+    reviewer = Reviewer.load(
+        ScoresConfig(), ModelConfig(id=str(folder)), device="cpu", num_threads=1
+    )
+    editor = DiffEditor(tiny, reviewer=reviewer)
+    results = editor.edit(edits)
+    assert results[6].status == "unchanged"
+    flagged = [number for number, result in enumerate(results) if result.is_flagged]
+    assert flagged == [1, 4, 6]
+    assert editor.counters.safety_checks == 7
+    assert {result.is_flagged for result in plain} == {None}
+    both = Reviewer(clip, reviewer._checker)
+    again = DiffEditor(tiny, reviewer=both).edit(edits)
+    assert [number for number, result in enumerate(again) if result.is_flagged] == [1, 4, 6]
+    assert all(result.clip_text is not None for result in again)

@@ -17,12 +17,26 @@ from diffedit_batch.models.components import Components
 from diffedit_batch.schema import candidate_seed
 
 
-def candidate(seed: int, clip_text: float | None = None, status: str = "edited") -> EditResult:
+def candidate(
+    seed: int,
+    clip_text: float | None = None,
+    status: str = "edited",
+    is_flagged: bool | None = None,
+) -> EditResult:
     error = RowError("edit", "OutOfMemory", "too large") if status == "failed" else None
     working = picture() if status == "edited" else None
     one = replace(request(), seed=seed)
     mask = np.zeros((64, 64), bool)
-    return EditResult(one, picture(), error, working, mask, clip_text=clip_text, seconds=seed)
+    return EditResult(
+        one,
+        picture(),
+        error,
+        working,
+        mask,
+        clip_text=clip_text,
+        is_flagged=is_flagged,
+        seconds=seed,
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,6 +47,8 @@ def candidate(seed: int, clip_text: float | None = None, status: str = "edited")
         ([candidate(1, 0.3), candidate(2, 0.3002)], 2),
         ([candidate(1), candidate(2, -0.5)], 2),
         ([candidate(1, 0.9, "unchanged"), candidate(2, -0.5)], 2),
+        ([candidate(1, 0.9, is_flagged=True), candidate(2, 0.1, is_flagged=False)], 2),
+        ([candidate(1, 0.9, "unchanged", False), candidate(2, 0.1, is_flagged=True)], 2),
         ([candidate(1, status="failed"), candidate(2, 0.1, "unchanged")], 2),
         ([candidate(1, status="failed"), candidate(2, status="failed")], 1),
     ],

@@ -3,7 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs_on_disk import edits_of, job, results, write_manifest, write_pictures
+import yaml
+from jobs_on_disk import check_output, edits_of, job, results, write_manifest, write_pictures
 from outputs_on_disk import row, write_output
 
 from diffedit_batch import cli
@@ -82,3 +83,36 @@ def test_thresholds_fill_a_column_and_redo_nothing(
     )
     assert not run_job(other).counts, "nothing to do"
     assert {row["id"]: row["filter_reasons"] for row in results(tmp_path)} == by_id
+
+
+@pytest.mark.ray
+def test_flagged_rows_that_are_dropped_fail_and_the_balance_holds(
+    ray_here: None, tmp_path: Path, tiny_flagging_model: Path
+) -> None:
+    write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 2)))
+    allowed = {"max_failed_fraction": 1.0}
+    config = job(tmp_path, tiny_flagging_model, safety={"policy": "drop"}, output=allowed)
+    state = run_job(config)
+    assert state.counts == {"failed": 2}
+    assert state.failures == {"safety/Flagged": 2}
+    assert state.num_flagged == 2
+    for found in check_output(tmp_path, 2):
+        assert (found["status"], found["is_flagged"]) == ("failed", True)
+        assert found["filter_reasons"] is None
+    assert run_job(config).num_skipped == 2
+
+
+def test_a_policy_without_a_safety_checker_exits_2_before_anything_starts(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(job(tmp_path, tiny_model).model_dump()))
+    for command in ("plan", "run"):
+        assert cli.main([command, str(path), "--set=safety.policy=keep"]) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert "has none (no safety_checker/config.json); set safety.policy: off" in message
+        assert cli.main([command, str(path), "--set=scores.clip=./nowhere"]) == 2
+        assert "scores.clip './nowhere': no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()

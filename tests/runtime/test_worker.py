@@ -1,3 +1,4 @@
+import hashlib
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,48 @@ def test_of_several_seeds_a_row_keeps_the_best(
         assert row["candidates"] is None
         mask = picture(tmp_path / "output", row["mask_file_name"])
         assert np.array_equal(mask, masks[row["id"]])
+
+
+@pytest.mark.parametrize("policy", ["keep", "blur", "drop"])
+def test_what_becomes_of_flagged_pictures(
+    config: JobConfig, tmp_path: Path, tiny_model: Path, tiny_flagging_model: Path, policy: str
+) -> None:
+    plain = Worker(config, num_threads=1)
+    plain.load()
+    expected = {row["id"]: row for row in plain.edit(groups_of(config)).rows}
+    output = config.output.model_copy(update={"uri": str(tmp_path / "checked")})
+    Storage(output.uri).write(PROBE, b"")
+    model = config.model.model_copy(update={"id": str(tiny_flagging_model)})
+    safety = config.safety.model_copy(update={"policy": policy})
+    worker = Worker(
+        config.model_copy(update={"model": model, "safety": safety, "output": output}),
+        num_threads=1,
+    )
+    worker.load()
+    result = worker.edit(groups_of(config))
+    assert len(result.rows) == result.counters.safety_checks == 6
+    assert all(row["is_flagged"] for row in result.rows)
+    if policy == "drop":
+        for row in result.rows:
+            assert (row["status"], row["error_stage"]) == ("failed", "safety")
+            assert row["error_type"] == "Flagged"
+            assert "edited_file_name" not in row
+        assert not list(Path(output.uri).rglob("*.png"))
+        return
+    for row in result.rows:
+        assert row["status"] == "edited"
+        data = Path(output.uri, row["edited_file_name"]).read_bytes()
+        assert row["edited_sha256"] == hashlib.sha256(data).hexdigest()
+        written = picture(Path(output.uri), row["edited_file_name"])
+        unchecked = expected[row["id"]]
+        edited = picture(tmp_path / "output", unchecked["edited_file_name"])
+        if policy == "keep":
+            assert np.array_equal(written, edited)
+        else:
+            detail = [np.abs(np.diff(one.astype(int), axis=1)).mean() for one in (written, edited)]
+            assert detail[0] < 0.1 * detail[1]
+        # Of the edit, whatever became of the file.
+        assert row["background_psnr"] == pytest.approx(unchecked["background_psnr"], rel=1e-3)
 
 
 def test_a_worker_compiles_when_it_is_told_to(

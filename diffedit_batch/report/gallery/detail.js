@@ -14,6 +14,9 @@ const detail = (() => {
     "map_mean",
     "map_max",
     "filter_reasons",
+    "is_flagged",
+    "kept_seed",
+    "candidates",
   ];
   const TEXTS = ["caption", "negative_prompt", "source_negative_prompt"];
   let root, step, close;

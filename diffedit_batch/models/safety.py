@@ -1,0 +1,99 @@
+"""The safety checker that some diffusion models bring along.
+
+Legend: B pictures, S side of the square that the checker looks at.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import (
+    StableDiffusionSafetyChecker,
+    cosine_distance,
+)
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import CLIPImageProcessorPil
+
+from diffedit_batch.config import ModelConfig
+from diffedit_batch.errors import ModelError
+from diffedit_batch.models.identity import identify_safety_checker
+from diffedit_batch.models.loading import explained, tried_out, whole
+from diffedit_batch.models.transfer import pinned, to_device
+
+Picture = NDArray[np.uint8]
+
+_STRICTER = 0.01
+"""By how much all thresholds are lower for a picture that comes near a special concept."""
+
+
+class SafetyChecker:
+    """A loaded safety checker, in full precision: its thresholds are to three decimals.
+
+    Args:
+        checker: the network, with its concepts and their thresholds.
+        processor: what prepares pictures for it.
+    """
+
+    def __init__(self, checker: Any, processor: Any) -> None:
+        self._checker, self._processor = checker.eval(), processor
+        self.device: torch.device = checker.device
+
+    @classmethod
+    def load(cls, config: ModelConfig, device: str) -> "SafetyChecker":
+        """That of the configured diffusion model, on `device` (`cuda`, `cuda:1`, `cpu`).
+
+        Raises:
+            ModelError: it has none, or it cannot be loaded or used.
+        """
+        identity = identify_safety_checker(config)
+        where = {"revision": config.revision or "main", "local_files_only": config.local_files_only}
+        try:
+            with explained(config, identity):
+                processor = CLIPImageProcessorPil.from_pretrained(
+                    identity.source, subfolder="feature_extractor", **where
+                )
+                network = whole(
+                    StableDiffusionSafetyChecker,
+                    identity.source,
+                    subfolder="safety_checker",
+                    variant=config.variant,
+                    dtype=torch.float32,
+                    **where,
+                )
+        except ModelError as error:
+            raise ModelError(
+                f"safety.policy needs the model's safety checker: {error}\n"
+                "  A model without one needs safety.policy: off."
+            ) from error
+        checker = cls(network.to(device), processor)
+        with tried_out(f"{config.id} (safety checker)", device):
+            checker.find_flagged(checker.prepare(np.zeros((8, 8, 3), np.uint8))[None])
+        return checker
+
+    def prepare(self, picture: Picture) -> Tensor:
+        """A picture, uint8 (H, W, 3), as the checker takes it: (3, S, S) of its middle. Any thread
+        may do it.
+        """
+        pixels: Tensor = self._processor(picture, return_tensors="pt").pixel_values[0]
+        return pinned(pixels, self.device)
+
+    @torch.no_grad()
+    def find_flagged(self, pixels: Tensor) -> Tensor:
+        """Which of prepared pictures (B, 3, S, S) are flagged, (B,) bool.
+
+        The rule of the checker itself, which would make the host wait for the device, paint flagged
+        pictures black and warn of each.
+        """
+        checker = self._checker
+        features = checker.vision_model(to_device(pixels, self.device)).pooler_output
+        vectors = checker.visual_projection(features)
+
+        def excess(concepts: Tensor, thresholds: Tensor) -> Tensor:
+            return cosine_distance(vectors, concepts) - thresholds
+
+        special = excess(checker.special_care_embeds, checker.special_care_embeds_weights)
+        is_near = (special.round(decimals=3) > 0).any(dim=1, keepdim=True)
+        plain = excess(checker.concept_embeds, checker.concept_embeds_weights)
+        is_like: Tensor = (plain + _STRICTER * is_near).round(decimals=3) > 0
+        return is_like.any(dim=1)
