@@ -90,10 +90,12 @@ class SafetyChecker:
         vectors = checker.visual_projection(features)
 
         def excess(concepts: Tensor, thresholds: Tensor) -> Tensor:
-            return cosine_distance(vectors, concepts) - thresholds
+            cosines: Tensor = cosine_distance(vectors, concepts)
+            return cosines - thresholds
 
         special = excess(checker.special_care_embeds, checker.special_care_embeds_weights)
         is_near = (special.round(decimals=3) > 0).any(dim=1, keepdim=True)
         plain = excess(checker.concept_embeds, checker.concept_embeds_weights)
-        is_like: Tensor = (plain + _STRICTER * is_near).round(decimals=3) > 0
-        return is_like.any(dim=1)
+        is_like = (plain + _STRICTER * is_near).round(decimals=3) > 0
+        is_flagged: Tensor = is_like.any(dim=1)
+        return is_flagged

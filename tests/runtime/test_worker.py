@@ -161,7 +161,7 @@ def test_what_becomes_of_flagged_pictures(
         unchecked = expected[row["id"]]
         edited = picture(tmp_path / "output", unchecked["edited_file_name"])
         if policy == "keep":
-            assert np.array_equal(written, edited)
+            assert np.abs(written.astype(int) - edited).max() <= 1
         else:
             detail = [np.abs(np.diff(one.astype(int), axis=1)).mean() for one in (written, edited)]
             assert detail[0] < 0.1 * detail[1]
