@@ -75,9 +75,18 @@ def test_scores_are_the_same_in_any_batch(tiny: Components, clip: Clip) -> None:
 
 
 def test_each_picture_is_looked_at_once(tiny: Components, clip: Clip) -> None:
+    """However many rows edit it, and more of them than are looked at in one call."""
+    edits = [
+        ImageEdits(picture(seed=i), [request(100 * i + j, TARGETS[j % 4]) for j in range(12)])
+        for i in range(2)
+    ]
     editor = DiffEditor(tiny, reviewer=Reviewer(clip))
-    editor.edit(groups())
-    assert editor.counters.clip_encodes == 3 + 6
+    results = editor.edit(edits)
+    assert editor.counters.clip_encodes == 2 + 24
+    for i in range(2):
+        of_one = results[12 * i : 12 * i + 12]
+        for j, result in enumerate(of_one):
+            assert scores(result) == pytest.approx(scores(of_one[j % 4]), abs=0.01)
 
 
 def test_an_unchanged_picture_has_no_direction(tiny: Components, clip: Clip) -> None:
