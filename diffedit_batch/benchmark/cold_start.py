@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 _COLUMNS = (Column("phase", "phase"), Column("seconds", "seconds"))
 _WORKER_PHASES = {
     "worker imports": "imports of the worker",
-    "worker review": "models that review",
     "worker download": "download",
     "worker load": "model",
     "worker warm_up": "warm-up",

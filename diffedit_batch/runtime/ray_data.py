@@ -57,7 +57,7 @@ class DiffEditBatch:
     Columns of a batch as in a manifest: `image` (what `read_images` gives, the bytes of a file, or
     the struct of Hugging Face datasets), `source_prompt`, `target_prompt`, and where they are
     there `caption`, the negative prompts, `mask`, `seed`, and any key of `edit`. Rows of one image
-    share its work where they are in one batch.
+    share its work where they are in one batch. The safety checker of the model is not asked.
 
     Args:
         model: the model.

@@ -52,8 +52,8 @@ class WorkerInfo:
         batch_size: network evaluations in a full call.
         is_compiled: whether full calls are.
         attention: kernels that ran when the model was tried out.
-        start_seconds: of the start by phase: `imports`, `review` (models that score and check
-            edits), `download`, `load`, `warm_up`, `compile`.
+        start_seconds: of the start by phase: `imports`, `download`, `load` (with all there is to
+            models that score and check edits), `warm_up`, `compile`.
         gpu_memory_bytes: of its GPU; 0 on a CPU.
         pid: of its process; its log files end in it.
     """
@@ -140,7 +140,8 @@ class Worker:
         self._model = identify(self._config.model)
         device = self._config.device
         name = prepare_device(self._config, self._num_threads)
-        with timed(seconds, "review"):
+        reviewing: dict[str, float] = {}
+        with timed(reviewing, "load"):
             reviewer = Reviewer.load(
                 self._config.scores,
                 self._config.checked_model,
@@ -157,6 +158,7 @@ class Worker:
         )
         model = self._editor.components
         seconds |= model.start_seconds
+        seconds["load"] = seconds.get("load", 0.0) + reviewing["load"]
         if self._config.engine.compile != "off":
             with timed(seconds, "compile"), shared_compiling(self._storage, name):
                 self._editor.compile(self._config.engine.compile)

@@ -164,6 +164,9 @@ def test_of_several_seeds_a_row_keeps_the_best(
         assert len(scores) == 3
         assert next(iter(scores)) == 0, "the row's own"
         assert row["map_contrast"] == scores[row["kept_seed"]] == max(scores.values())
+        with Image.open(tmp_path / "output" / row["edited_file_name"]) as image:
+            said = json.loads(image.info["diffedit_batch"])
+        assert (said["seed"], said["num_seeds"]) == (row["kept_seed"], 1), "what made this one"
     again = [
         tuple(
             replace(one, seed=row["kept_seed"], edit=one.edit.override({"num_seeds": 1}))
@@ -210,6 +213,8 @@ def test_what_becomes_of_flagged_pictures(
         assert row["status"] == "edited"
         data = Path(output.uri, row["edited_file_name"]).read_bytes()
         assert row["edited_sha256"] == hashlib.sha256(data).hexdigest()
+        with Image.open(Path(output.uri, row["edited_file_name"])) as image:
+            assert json.loads(image.info["diffedit_batch"])["id"] == row["id"]
         written = picture(Path(output.uri), row["edited_file_name"])
         unchecked = expected[row["id"]]
         edited = picture(tmp_path / "output", unchecked["edited_file_name"])
