@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffedit_batch.config import EditConfig, JobConfig, ModelConfig, load_config
+    from diffedit_batch.config import EditConfig, JobConfig, ModelConfig, ScoresConfig, load_config
     from diffedit_batch.engine.editor import DiffEditor
     from diffedit_batch.engine.requests import EditResult, ImageEdits
     from diffedit_batch.runtime.driver import run_job
@@ -26,6 +26,7 @@ _HOMES = {
     "ImageEdits": "diffedit_batch.engine.requests",
     "JobConfig": "diffedit_batch.config",
     "ModelConfig": "diffedit_batch.config",
+    "ScoresConfig": "diffedit_batch.config",
     "load_config": "diffedit_batch.config",
     "run_job": "diffedit_batch.runtime.driver",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "ImageEdits",
     "JobConfig",
     "ModelConfig",
+    "ScoresConfig",
     "load_config",
     "run_job",
 ]

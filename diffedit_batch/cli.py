@@ -259,6 +259,7 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     from diffedit_batch.runtime.status import read_status
+    from diffedit_batch.terminal.summary import filtered_of
 
     status = read_status(arguments.output)
     if arguments.json:
@@ -266,6 +267,8 @@ def _status(arguments: argparse.Namespace) -> int:
         return 0
     counts = ", ".join(f"{number} {name}" for name, number in status["counts"].items())
     print(f"{status['state']}: {counts}")
+    for line in filtered_of(status["num_filtered"], status["filter_reasons"]):
+        print(line)
     if status["last_run"]:
         print(f"last run: {status['last_run']['run_id']}, {status['last_run']['outcome']}")
     return 0

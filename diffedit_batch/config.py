@@ -11,10 +11,18 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from diffedit_batch.errors import ConfigError
 from diffedit_batch.redact import has_credentials, is_signed
@@ -28,8 +36,17 @@ EMBEDDED = "demo"
 ROWS_THAT_REPAY_COMPILING = 750
 """Of one worker. A minute or two of compiling is expected to save some 0.08 s of a row."""
 
+_INSTRUCT_PIX2PIX = {"min_clip_text": 0.2, "min_clip_direction": 0.2, "min_clip_image": 0.7}
+"""Of its authors' filter, for ViT-L/14."""
+
 _UPLOADED = "/runtime_resources/working_dir_files/"
 """Part of the path of every folder that Ray unpacks a job's files in."""
+
+
+def _off(value: object) -> object:
+    """`off`, which YAML reads as false."""
+    return "off" if value is False else value
+
 
 Preset = Literal["tuned", "paper", "diffusers"]
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -40,6 +57,8 @@ _LABEL = r"[a-zA-Z0-9](?:[\w.-]{0,61}[a-zA-Z0-9])?"
 _LABEL_KEY = re.compile(rf"(?:{_LABEL}/)?{_LABEL}", re.ASCII)
 LABEL_CONDITION = re.compile(rf"(!?)(?:in\(({_LABEL}(?:, ?{_LABEL})*)\)|({_LABEL}))", re.ASCII)
 """Of Ray's label selectors: `value`, `!value`, `in(one, other)`, `!in(one, other)`."""
+_YOUNGER_KEYS = ("mask_grow", "num_seeds", "keep_best")
+"""Keys of `edit` that came after the first results."""
 
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
@@ -88,6 +107,24 @@ class EditConfig(Section):
     negative_from: Literal["empty", "source_prompt"] | None = None
     paste_background: bool | None = None
     feather: int | None = Field(None, ge=0, le=64, description="px of the paste's soft edge")
+    mask_grow: int = Field(
+        0,
+        ge=-256,
+        le=256,
+        description="px by which the mask, found or own, grows; below 0: shrinks",
+    )
+
+    num_seeds: int = Field(
+        1, ge=1, le=64, description="seeds tried, the row's own first; only the best edit is kept"
+    )
+    keep_best: Literal[
+        "map_contrast", "background_psnr", "clip_text", "clip_direction", "clip_image"
+    ] = Field("map_contrast", description="the score by which it is the best")
+
+    @property
+    def asks_clip(self) -> bool:
+        """Whether which edit is kept depends on a CLIP model."""
+        return self.num_seeds > 1 and self.keep_best.startswith("clip_")
 
     @model_validator(mode="after")
     def _at_least_one_step(self) -> Self:
@@ -98,6 +135,16 @@ class EditConfig(Section):
                     f"{name} {strength} of {self.num_inference_steps} steps is less than one step"
                 )
         return self
+
+    def counted(self) -> dict[str, object]:
+        """What counts in a fingerprint. Younger keys that are left at their default do not: what
+        was done before there were any stays done.
+        """
+        values = self.model_dump()
+        for name in _YOUNGER_KEYS:
+            if values[name] == EditConfig.model_fields[name].default:
+                del values[name]
+        return values
 
     def resolved(self) -> "EditConfig":
         """A copy in which the preset has filled every key left at null."""
@@ -193,6 +240,55 @@ class CaptionsConfig(Section):
     local_files_only: bool = Field(False, description="offline: never ask the hub")
 
 
+class ScoresConfig(Section):
+    """What edits are scored by, beside what needs no model."""
+
+    clip: str | None = Field(
+        None, description="CLIP model: hub id or local folder; null: no scores of CLIP"
+    )
+    revision: str | None = Field(None, description="commit, tag or branch of a hub id")
+    local_files_only: bool = Field(False, description="offline: never ask the hub")
+
+    @property
+    def id(self) -> str:
+        """The CLIP model by the name other sections give theirs; empty without one."""
+        return self.clip or ""
+
+
+class FilterConfig(Section):
+    """Which edits are good enough. The others stay too, and their results say why not."""
+
+    min_clip_text: float | None = Field(
+        None, ge=-1, le=1, description="null: 0.2 where there is a CLIP model"
+    )
+    min_clip_direction: float | None = Field(
+        None, ge=-1, le=1, description="null: 0.2 where there is a CLIP model"
+    )
+    min_clip_image: float | None = Field(
+        None, ge=-1, le=1, description="null: 0.7 where there is a CLIP model"
+    )
+    min_background_psnr: float | None = Field(None, ge=0, le=100, description="dB")
+    min_map_contrast: float | None = Field(None, ge=0)
+    min_mask_coverage: float | None = Field(None, ge=0, le=1, description="share of the picture")
+    max_mask_coverage: float | None = Field(None, ge=0, le=1, description="share of the picture")
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        low, high = self.min_mask_coverage, self.max_mask_coverage
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_mask_coverage {low} is above max_mask_coverage {high}")
+        return self
+
+
+class SafetyConfig(Section):
+    """What becomes of edits that the model's own safety checker flags."""
+
+    policy: Annotated[Literal["off", "keep", "blur", "drop"], BeforeValidator(_off)] = Field(
+        "off",
+        description="off: not checked; keep: only say so; blur: the file; drop: the row fails",
+    )
+
+
 class InputConfig(Section):
     """Where rows and images come from."""
 
@@ -249,7 +345,7 @@ class EngineConfig(Section):
     vae_batch_size: int | None = Field(
         None, ge=1, le=64, description="images in one call of the VAE; null: 8 on a GPU, 1 on a CPU"
     )
-    compile: Literal["auto", "off", "full"] = Field(
+    compile: Annotated[Literal["auto", "off", "full"], BeforeValidator(_off)] = Field(
         "auto", description="full calls; auto: on a GPU that is given rows enough to repay it"
     )
     loader_threads: int = Field(2, ge=1, le=64)
@@ -331,11 +427,34 @@ class JobConfig(Section):
     edit: EditConfig = EditConfig()
     prompts: PromptsConfig = PromptsConfig()
     captions: CaptionsConfig = CaptionsConfig()
+    scores: ScoresConfig = ScoresConfig()
+    filter: FilterConfig = FilterConfig()
+    safety: SafetyConfig = SafetyConfig()
     input: InputConfig
     output: OutputConfig
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
     seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _has_the_models_it_needs(self) -> Self:
+        given = self.filter.model_dump(exclude_none=True)
+        needing = [f"filter.{name}" for name in given if "clip" in name]
+        needing += [f"edit.keep_best {self.edit.keep_best}"] if self.edit.asks_clip else []
+        if needing and self.scores.clip is None:
+            raise ValueError(f"{', '.join(needing)}: needs a CLIP model, see scores.clip")
+        return self
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Those of `filter` that are in force."""
+        default = _INSTRUCT_PIX2PIX if self.scores.clip is not None else {}
+        return {**default, **self.filter.model_dump(exclude_none=True)}
+
+    @property
+    def checked_model(self) -> ModelConfig | None:
+        """The model whose safety checker looks at edits; None: none does."""
+        return None if self.safety.policy == "off" else self.model
 
     @property
     def device(self) -> Literal["cuda", "cpu"]:
@@ -384,6 +503,9 @@ class JobConfig(Section):
             # A folder that happens to be called `demo` is `./demo`.
             if section.id != EMBEDDED and Path(section.id).expanduser().is_dir():
                 models[name] = section.model_copy(update={"id": _absolute(section.id)})
+        if self.scores.clip is not None and Path(self.scores.clip).expanduser().is_dir():
+            clip = _absolute(self.scores.clip)
+            models["scores"] = self.scores.model_copy(update={"clip": clip})
         return self.model_copy(update={"output": output, **models})
 
 

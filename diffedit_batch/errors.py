@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from diffedit_batch.redact import redact
 
-STAGES = ("manifest", "prompts", "captions", "load", "edit", "worker")
+STAGES = ("manifest", "prompts", "captions", "load", "edit", "safety", "worker")
 """Where a row may fail."""
 
 

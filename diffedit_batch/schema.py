@@ -1,6 +1,7 @@
 """The data contract: what one requested edit is, and which columns a result has."""
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -57,7 +58,7 @@ class EditRequest:
             their embeddings.
         target_prompt: what it shall show.
         edit: effective parameters; what is left to the preset is filled in on creation.
-        seed: seeds the mask draws.
+        seed: seeds the mask draws, of several candidates those of the first.
         source_concept: what the source prompts were generated from; None: they were given.
         target_concept: the same of the target prompts.
         caption: text for the inversion where `edit.invert_with` is `caption` and
@@ -101,6 +102,19 @@ class EditRequest:
             **self.edit.model_dump(),
         }
 
+    def candidates(self, *, has_mask: bool) -> list["EditRequest"]:
+        """The edits of which the best is kept: this one for each of its seeds, its own first.
+
+        Seeds move the mask that is found: where none is searched, the first stands for all.
+        """
+        is_searched = not has_mask and self.source_prompt != self.target_prompt
+        num_seeds = self.edit.num_seeds if is_searched or self.edit.preset == "diffusers" else 1
+        edit = self.edit.model_copy(update={"num_seeds": 1})
+        return [
+            replace(self, edit=edit, seed=candidate_seed(self.seed, number))
+            for number in range(num_seeds)
+        ]
+
     @property
     def inversion_text(self) -> tuple[str, ...]:
         """The text under which the image is inverted."""
@@ -123,6 +137,16 @@ class EditRequest:
         return self.source_negative_prompt or self.negative_text
 
 
+def candidate_seed(seed: int, number: int) -> int:
+    """The seed of a row's candidate: its own for the first, for others one of 53 bits that follows
+    from it.
+    """
+    if number == 0:
+        return seed
+    digest = hashlib.sha256(f"{seed}\0candidate\0{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 11
+
+
 _EDIT_TYPES = {
     "preset": pa.string(),
     "num_inference_steps": pa.int64(),
@@ -141,6 +165,9 @@ _EDIT_TYPES = {
     "negative_from": pa.string(),
     "paste_background": pa.bool_(),
     "feather": pa.int64(),
+    "mask_grow": pa.int64(),
+    "num_seeds": pa.int64(),
+    "keep_best": pa.string(),
 }
 
 RESULT_SCHEMA = pa.schema(
@@ -167,11 +194,20 @@ RESULT_SCHEMA = pa.schema(
         pa.field("source_negative_prompt", pa.list_(pa.string())),
         pa.field("seed", pa.int64()),
         *(pa.field(name, _EDIT_TYPES[name]) for name in EDIT_PARAMETERS),
+        pa.field("kept_seed", pa.int64()),
+        pa.field(
+            "candidates", pa.list_(pa.struct([("seed", pa.int64()), ("score", pa.float64())]))
+        ),
         pa.field("mask_coverage", pa.float64()),
         pa.field("map_mean", pa.float64()),
         pa.field("map_max", pa.float64()),
         pa.field("map_contrast", pa.float64()),
         pa.field("background_psnr", pa.float64()),
+        pa.field("clip_text", pa.float64()),
+        pa.field("clip_direction", pa.float64()),
+        pa.field("clip_image", pa.float64()),
+        pa.field("filter_reasons", pa.list_(pa.string())),
+        pa.field("is_flagged", pa.bool_()),
         pa.field("num_truncated_prompts", pa.int64()),
         pa.field("width", pa.int64()),
         pa.field("height", pa.int64()),

@@ -2,13 +2,14 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from s3_server import BUCKET, S3Server
 from transformers import (
     BertTokenizer,
@@ -16,6 +17,9 @@ from transformers import (
     BlipForConditionalGeneration,
     BlipImageProcessorPil,
     BlipProcessor,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
@@ -25,8 +29,9 @@ from transformers import (
 )
 
 import diffedit_batch
-from diffedit_batch.config import ModelConfig
+from diffedit_batch.config import ModelConfig, ScoresConfig
 from diffedit_batch.data.storage import Storage
+from diffedit_batch.models.clip import Clip, Picture
 from diffedit_batch.models.components import Components
 
 # Else Ray's workers yield to whatever else the machine does, and hardly run beside it.
@@ -194,6 +199,76 @@ def save_tiny_captioner(folder: Path) -> Path:
     )
     model.save_pretrained(folder)
     BlipProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def tiny_clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
+    """Of pictures of 16 px; initialised widely, for pictures and texts to make a difference."""
+    shape: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    shape |= {"num_hidden_layers": 1, "projection_dim": 8, "initializer_factor": 20.0}
+    text = {
+        **shape,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 12,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    vision = {**shape, "image_size": 16, "patch_size": 8}
+    return CLIPConfig(
+        text_config=text, vision_config=vision, projection_dim=8, initializer_factor=20.0
+    )
+
+
+def tiny_clip_processor() -> CLIPImageProcessorPil:
+    """What prepares pictures for it."""
+    return CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+
+
+def save_tiny_clip(folder: Path) -> Path:
+    """A CLIP of 16 px pictures with random weights."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(DEMO_WEIGHTS / "tokenizer")
+    CLIPModel(tiny_clip_config(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tiny_clip_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny CLIP."""
+    return save_tiny_clip(tmp_path_factory.mktemp("tiny-clip"))
+
+
+@pytest.fixture(scope="session")
+def clip(tiny_clip: Path) -> Clip:
+    """The tiny CLIP, loaded."""
+    return Clip.load(ScoresConfig(clip=str(tiny_clip)), "cpu")
+
+
+def save_tiny_safety_checker(folder: Path, flagged: Sequence[Picture] | None) -> None:
+    """Give a pipeline a safety checker that flags pictures like these; None: all pictures."""
+    torch.manual_seed(0)
+    processor = tiny_clip_processor()
+    config = tiny_clip_config(CLIPTokenizer.from_pretrained(DEMO_WEIGHTS / "tokenizer"))
+    checker = StableDiffusionSafetyChecker(config).eval()
+    with torch.no_grad():
+        checker.special_care_embeds_weights.fill_(2)
+        checker.concept_embeds_weights.fill_(-2 if flagged is None else 2)
+        for number, picture in enumerate(flagged or ()):
+            pixels = processor(picture, return_tensors="pt").pixel_values
+            features = checker.vision_model(pixels).pooler_output
+            checker.concept_embeds[number] = checker.visual_projection(features)[0]
+            checker.concept_embeds_weights[number] = 0.998
+    checker.save_pretrained(folder / "safety_checker")
+    processor.save_pretrained(folder / "feature_extractor")
+
+
+@pytest.fixture(scope="session")
+def tiny_flagging_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny pipeline whose safety checker flags every picture."""
+    folder = save_tiny_pipeline(tmp_path_factory.mktemp("tiny-flagging"))
+    save_tiny_safety_checker(folder, None)
     return folder
 
 

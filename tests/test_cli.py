@@ -367,6 +367,7 @@ def test_the_plan_counts_what_the_job_then_does(
     rows[6]["preset"] = rows[7]["preset"] = "diffusers"
     rows[7]["seed"], rows[8]["inversion_timestep"] = 4, "current"
     rows[9]["target_prompt"] = rows[9]["source_prompt"]
+    rows[5]["num_seeds"], rows[7]["num_seeds"], rows[8]["num_seeds"] = 2, 2, 3
     write_manifest(tmp_path, rows)
     cli.main(["plan", str(config), "--json"])
     planned = json.loads(capsys.readouterr().out)["unet_evals"]

@@ -177,6 +177,41 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("sections", "thresholds"),
+    [
+        ({}, {}),
+        ({"filter": {"max_mask_coverage": 0.9}}, {"max_mask_coverage": 0.9}),
+        (
+            {"scores": {"clip": "a/b"}, "filter": {"min_clip_text": 0.3, "min_clip_image": -1.0}},
+            {"min_clip_text": 0.3, "min_clip_direction": 0.2, "min_clip_image": -1.0},
+        ),
+    ],
+)
+def test_thresholds_of_clip_have_defaults_where_there_is_one(
+    sections: dict[str, Any], thresholds: dict[str, float]
+) -> None:
+    assert JobConfig.model_validate({**MINIMAL, **sections}).thresholds == thresholds
+
+
+def test_thresholds_that_nothing_can_meet_are_refused(tmp_path: Path) -> None:
+    coverage = {"min_mask_coverage": 0.5, "max_mask_coverage": 0.4}
+    [problem] = problems_of(write(tmp_path, {**MINIMAL, "filter": coverage}))
+    assert problem == "filter: min_mask_coverage 0.5 is above max_mask_coverage 0.4"
+    scores = {"min_clip_text": 0.3, "min_clip_image": 0.8, "min_map_contrast": 1.0}
+    [problem] = problems_of(write(tmp_path, {**MINIMAL, "filter": scores}))
+    assert problem == (
+        "filter.min_clip_text, filter.min_clip_image: needs a CLIP model, see scores.clip"
+    )
+
+
+def test_a_best_edit_known_to_clip_alone_needs_one(tmp_path: Path) -> None:
+    edit = {"num_seeds": 2, "keep_best": "clip_direction"}
+    [problem] = problems_of(write(tmp_path, {**MINIMAL, "edit": edit}))
+    assert problem == "edit.keep_best clip_direction: needs a CLIP model, see scores.clip"
+    load_config(write(tmp_path, {**MINIMAL, "edit": {**edit, "num_seeds": 1}}))
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_seed_fits_its_column(tmp_path: Path, seed: int) -> None:
     [problem] = problems_of(write(tmp_path, {**MINIMAL, "seed": seed}))
@@ -214,6 +249,8 @@ def test_settings_win_over_the_file(tmp_path: Path) -> None:
         [
             "edit.guidance_scale=5",
             "edit.mask_rule=otsu",
+            "engine.compile=off",
+            "safety.policy=off",
             "edit.paste_background=false",
             "input.columns.image=file_name",
             "input.columns={id: key}",
@@ -227,6 +264,7 @@ def test_settings_win_over_the_file(tmp_path: Path) -> None:
     assert config.edit.guidance_scale == 5.0
     assert config.edit.feather == 2
     assert config.edit.mask_rule == "otsu"
+    assert config.engine.compile == config.safety.policy == "off", "which YAML reads as false"
     assert config.edit.paste_background is False
     assert config.input.columns == {"id": "key", "mask": "own = mask"}
     assert config.model.revision is None

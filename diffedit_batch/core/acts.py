@@ -81,6 +81,7 @@ class Recipe:
     mask_threshold: float = 0.5
     mask_thresholding_ratio: float = 3.0
     mask_guide_radius: int = 0
+    mask_grow: int = 0
     inpaint_strength: float = 0.8
     guidance_scale: float = 7.5
     inversion_guidance_scale: float = 1.0

@@ -264,6 +264,7 @@ def edit_row(
             vae_scale_factor=vae_scale_factor,
             flat_tolerance=flat_tolerance,
         )
+    mask = mask.grown(recipe.mask_grow, vae_scale_factor)
     [is_any] = yield Fetch(mask.latent.any()[None])
     if not is_any:
         return Edit(None, mask, difference)

@@ -133,10 +133,30 @@ class MaskPair:
         latent = functional.max_pool2d(pixel[None, None].float(), factor)[0, 0] > 0
         return cls(pixel, latent)
 
+    def grown(self, by: int, factor: int) -> "MaskPair":
+        """The pair grown, or with a negative number shrunk, by pixels; see `grow`."""
+        if by == 0:
+            return self
+        pair = MaskPair.from_pixels(grow(self.pixel, by), factor)
+        # Cells may reach beyond the pixels, for room: that room stays while they grow.
+        return MaskPair(pair.pixel, pair.latent | self.latent if by > 0 else pair.latent)
+
     @classmethod
     def from_latents(cls, latent: Tensor, factor: int) -> "MaskPair":
         """Latent mask first, its cells drawn as squares of pixels, as the reference has it."""
         return cls(latent.repeat_interleave(factor, 0).repeat_interleave(factor, 1), latent)
+
+
+def grow(mask: Tensor, by: int) -> Tensor:
+    """The mask (H, W) with every pixel within `by` of it, sideways and up and down; of a negative
+    number, without those so near its edge. The border of the picture is no edge.
+    """
+    if by < 0:
+        return ~grow(~mask, -by)
+    reached = mask[None].float()
+    for size, padding in (((1, 2 * by + 1), (0, by)), ((2 * by + 1, 1), (by, 0))):
+        reached = functional.max_pool2d(reached, size, stride=1, padding=padding)
+    return reached[0] > 0
 
 
 def feather(mask: Tensor, width: int) -> Tensor:

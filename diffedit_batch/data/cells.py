@@ -50,20 +50,29 @@ def read_side(cells: Mapping[str, Any], side: str) -> tuple[tuple[str, ...], str
     return prompts, None
 
 
-def read_edit(edit: EditConfig, overrides: Mapping[str, Any]) -> EditConfig:
+def read_edit(edit: EditConfig, overrides: Mapping[str, Any], *, has_clip: bool) -> EditConfig:
     """The parameters of a row: those of the job, with the row's own over them.
 
+    Args:
+        edit: those of the job.
+        overrides: the row's own.
+        has_clip: whether there is a CLIP model to choose an edit by.
+
     Raises:
-        RowError: one is of the wrong type or out of range.
+        RowError: one is of the wrong type, out of range, or asks for a model that is not there.
     """
     values = {
         name: read_integer(value) if EditConfig.model_fields[name].annotation in _INTEGER else value
         for name, value in overrides.items()
     }
     try:
-        return edit.override(values).resolved()
+        read = edit.override(values).resolved()
     except ConfigError as error:
         raise RowError("manifest", "InvalidParameter", "; ".join(error.problems)) from None
+    if read.asks_clip and not has_clip:
+        problem = f"keep_best: {read.keep_best} needs a CLIP model, see scores.clip"
+        raise RowError("manifest", "InvalidParameter", problem)
+    return read
 
 
 def read_integer(value: Any) -> Any:

@@ -5,8 +5,10 @@ A part in place *is* the marker of its rows, and the only one.
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from typing import IO, Any, TypeVar
 
 import numpy as np
@@ -33,6 +35,9 @@ from diffedit_batch.errors import ManifestError, StorageError
 from diffedit_batch.schema import LATER_COLUMNS, RESULT_SCHEMA
 
 T = TypeVar("T")
+
+_FILTERED = ["status", "filter_reasons"]
+"""The second is missing in parts of earlier versions."""
 
 Columns = list[str] | Callable[[pa.Schema], list[str]]
 
@@ -92,6 +97,16 @@ class Ledger:
             for entry in pc.value_counts(table["status"]).to_pylist():
                 counts[entry["values"]] += entry["counts"]
         return counts
+
+    def filter_reasons(self) -> tuple[int, dict[str, int]]:
+        """Rows that are not good enough, and how many by each reason; superseded ones included."""
+        num_rows, reasons = 0, Counter[str]()
+        for table in self.scan(lambda schema: [n for n in _FILTERED if n in schema.names]):
+            if "filter_reasons" in table.column_names:
+                found = [cell for cell in table["filter_reasons"].to_pylist() if cell]
+                num_rows += len(found)
+                reasons.update(chain.from_iterable(found))
+        return num_rows, dict(reasons.most_common())
 
     def schema(self) -> pa.Schema:
         """The columns of all parts together.

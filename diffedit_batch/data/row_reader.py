@@ -85,6 +85,8 @@ class RowReader:
             [model.vae_dtype, model.enable_vae_tiling],
             [model.resolution, config.input.size_multiple],
         ]
+        if config.safety.policy != "off":  # rows that were never checked are done again
+            self._job.append(["safety", config.safety.policy])
 
     def read(
         self,
@@ -142,15 +144,16 @@ class RowReader:
 
     def _read_parameters(self, *overrides: Any) -> _Parameters:
         own = {n: v for n, v in zip(self._overrides, overrides, strict=True) if v is not None}
-        edit, error = None, None
+        edit, error, scores = None, None, self._config.scores
         try:
-            edit = read_edit(self._config.edit, own)
+            edit = read_edit(self._config.edit, own, has_clip=scores.clip is not None)
         except RowError as refused:
             error = refused
+        chooser = [[scores.clip, scores.revision]] if edit and edit.asks_clip else []
         return _Parameters(
             edit,
             error,
-            hashlib.sha256(canonical_json([*self._job, edit.model_dump() if edit else own])),
+            hashlib.sha256(canonical_json([*self._job, edit.counted() if edit else own, *chooser])),
             hashlib.sha256(canonical_json([*self._job, own])),
         )
 

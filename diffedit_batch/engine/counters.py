@@ -19,6 +19,8 @@ class Counters:
         full_precision_retries: rows redone in fp32 after a non-finite result.
         prompt_generations: concepts for which prompts were generated.
         captions: images captioned.
+        clip_encodes: images that CLIP looked at.
+        safety_checks: images that the safety checker looked at.
     """
 
     unet_evals: int = 0
@@ -32,6 +34,8 @@ class Counters:
     full_precision_retries: int = 0
     prompt_generations: int = 0
     captions: int = 0
+    clip_encodes: int = 0
+    safety_checks: int = 0
 
     def __add__(self, other: "Counters") -> "Counters":
         return Counters(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

@@ -6,12 +6,14 @@
     result.image, result.mask
 
 Rows that edit one picture share its encoding, their inversions and the source half of their masks.
+A row that tries several seeds is as many rows until the best of them is handed out.
 """
 
 import dataclasses
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -26,6 +28,7 @@ from diffedit_batch.engine.micro_batches import MicroBatches
 from diffedit_batch.engine.pixels import to_bytes
 from diffedit_batch.engine.preparing import PreparedEdits, prepare
 from diffedit_batch.engine.requests import EditResult, ImageEdits
+from diffedit_batch.engine.reviewing import Reviewer
 from diffedit_batch.engine.starting import start_row
 from diffedit_batch.engine.texts import count_truncated
 from diffedit_batch.engine.warm_up import compile_network, find_batch_size
@@ -60,6 +63,7 @@ class DiffEditor:
         size_multiple: working sizes are multiples of it, in pixels; None: what the UNet halves
             without remainder.
         find_levels: what comes instead of the inversion, for ablations.
+        reviewer: what looks at results before they are handed out.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class DiffEditor:
         vae_batch_size: int = 1,
         size_multiple: int | None = None,
         find_levels: FindLevels = invert,
+        reviewer: Reviewer | None = None,
     ) -> None:
         self.components = components
         self.batch_size, self._vae_batch_size = batch_size, vae_batch_size
@@ -80,6 +85,7 @@ class DiffEditor:
                 f" {components.vae_scale_factor}"
             )
         self._find_levels = find_levels
+        self._reviewer = reviewer or Reviewer()
         self._counters = Counters()
         self._precise: DiffEditor | None = None
         self._forget_rows()
@@ -93,6 +99,7 @@ class DiffEditor:
         batch_size: int | None = None,
         vae_batch_size: int | None = None,
         size_multiple: int | None = None,
+        reviewer: Reviewer | None = None,
     ) -> "DiffEditor":
         """An editor with the configured model on a device.
 
@@ -102,6 +109,7 @@ class DiffEditor:
             batch_size: None: what fits on a GPU, 16 on a CPU.
             vae_batch_size: None: 8 on a GPU, 1 on a CPU.
             size_multiple: see the class.
+            reviewer: see the class; loaded before, as what fits is tried out beside it.
 
         Raises:
             ModelError: it cannot be loaded or used.
@@ -114,6 +122,7 @@ class DiffEditor:
             batch_size=batch_size,
             vae_batch_size=vae_batch_size or (1 if device == "cpu" else 8),
             size_multiple=size_multiple,
+            reviewer=reviewer,
         )
 
     def compile(self, mode: Literal["auto", "full"] = "full") -> None:
@@ -130,7 +139,7 @@ class DiffEditor:
         self._pictures: MicroBatches[list[_Row]] = MicroBatches(self._vae_batch_size)
         self._edited: MicroBatches[tuple[_Row, Edit, Tensor]] = MicroBatches(self._vae_batch_size)
         self._leaving: list[_Leaving] = []
-        self._results: list[EditResult] = []
+        self._reviewer.forget()
         self._num_active = 0
         if self._precise is not None:
             self._precise._forget_rows()
@@ -139,6 +148,7 @@ class DiffEditor:
     def counters(self) -> Counters:
         """Work done so far."""
         own = dataclasses.replace(self._counters, text_encodes=self.components.num_text_encodes)
+        own += self._reviewer.counters
         return own + self._precise.counters if self._precise else own
 
     @property
@@ -173,13 +183,15 @@ class DiffEditor:
 
     def prepare(self, edits: ImageEdits) -> PreparedEdits:
         """What `submit` takes. Any thread may do it, ahead of the one that drives the device."""
-        return prepare(edits, self.components, self._multiple)
+        return prepare(edits, self.components, self._multiple, self._reviewer.clip)
 
     def submit(self, prepared: PreparedEdits) -> None:
         """Admit the requests of one picture; `step` returns their results as they come."""
         self._num_active += len(prepared.edits.requests)
+        self._reviewer.expect(prepared)
         started = time.perf_counter()
-        rows = [_Row(request, prepared, started) for request in prepared.edits.requests]
+        candidates = chain.from_iterable(prepared.candidates.values())
+        rows = [_Row(candidate, prepared, started) for candidate in candidates]
         self._pictures.add(prepared.picture.shape, rows)
 
     def step(self) -> list[EditResult]:
@@ -198,8 +210,11 @@ class DiffEditor:
             else:
                 self._leaving.append(one)
         if self._precise is not None:
-            self._results += self._precise.step()
-        results, self._results = self._results, []
+            for result in self._precise.step():
+                self._reviewer.add(result)
+        results = self._reviewer.step(
+            is_hurried=not self._batcher.has_full_call, is_idle=self._batcher.is_idle
+        )
         self._num_active -= len(results)
         return results
 
@@ -215,7 +230,8 @@ class DiffEditor:
                 self._counters.batch_halvings += 1
                 self._pictures.shrink(prepared[0].picture.shape, pictures)
             else:
-                self._results += [self._failed(row, error) for row in pictures[0]]
+                for row in pictures[0]:
+                    self._fail(row, error)
             return
         self._counters.vae_encodes += len(pictures)
         for rows, image, mean, std in zip(pictures, images, means, stds, strict=True):
@@ -235,7 +251,7 @@ class DiffEditor:
                         self._find_levels,
                     )
                 except (ValueError, torch.OutOfMemoryError) as error:
-                    self._results.append(self._failed(row, error))
+                    self._fail(row, error)
                 else:
                     self._batcher.add(act, scope, row)
 
@@ -260,7 +276,7 @@ class DiffEditor:
                 self._counters.batch_halvings += 1
                 self._edited.shrink(edited[0][2].shape, edited)
             else:
-                self._results.append(self._failed(edited[0][0], error))
+                self._fail(edited[0][0], error)
             return
         self._counters.vae_decodes += len(edited)
         for (row, edit, _), image in zip(edited, images, strict=True):
@@ -282,7 +298,7 @@ class DiffEditor:
         if not tensors.get("is_finite", True):
             self._retry_or_fail(row, FloatingPointError("the edited picture is not finite"))
             return
-        self._results.append(
+        self._reviewer.add(
             EditResult(
                 request=row.request,
                 original=row.prepared.edits.picture,
@@ -306,7 +322,7 @@ class DiffEditor:
                 alone = dataclasses.replace(row.prepared.edits, requests=[row.request])
                 precise.submit(precise.prepare(alone))
                 return
-        self._results.append(self._failed(row, error))
+        self._fail(row, error)
 
     def _in_full_precision(self) -> "DiffEditor":
         if self._precise is None:
@@ -319,12 +335,14 @@ class DiffEditor:
             )
         return self._precise
 
-    def _failed(self, row: _Row, error: Exception) -> EditResult:
+    def _fail(self, row: _Row, error: Exception) -> None:
         kinds = {ValueError: "InvalidParameter", FloatingPointError: "NonFiniteResult"}
         kind = kinds.get(type(error), "OutOfMemory")
-        return EditResult(
-            request=row.request,
-            original=row.prepared.edits.picture,
-            error=RowError("edit", kind, " ".join(str(error).split())),
-            seconds=time.perf_counter() - row.started,
+        self._reviewer.add(
+            EditResult(
+                request=row.request,
+                original=row.prepared.edits.picture,
+                error=RowError("edit", kind, " ".join(str(error).split())),
+                seconds=time.perf_counter() - row.started,
+            )
         )

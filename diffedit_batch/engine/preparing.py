@@ -1,11 +1,12 @@
 """What can be done for a picture and its edits before a device is needed, by any thread.
 
-Legend: N mask draws, C channels, h x w latent grid, H x W pixels.
+Legend: N mask draws, C channels, h x w latent grid, H x W pixels, S side of what CLIP looks at.
 """
 
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,10 @@ from diffedit_batch.core.noise import draw
 from diffedit_batch.engine.pixels import content_key, resize_mask, to_tensor
 from diffedit_batch.engine.requests import ImageEdits
 from diffedit_batch.engine.sizes import working_size
+from diffedit_batch.models.clip import Clip
 from diffedit_batch.models.components import Components
 from diffedit_batch.models.transfer import pinned
+from diffedit_batch.schema import EditRequest
 
 
 class Noise(NamedTuple):
@@ -37,16 +40,22 @@ class PreparedEdits:
         edits: as they came.
         picture: at working size, (3, H, W) in -1..1.
         masks: own masks at working size, (H, W) bool, by request id.
-        noise: by request id. Rows of one seed share theirs.
+        candidates: the edits that are tried, by request id; see `EditRequest.candidates`.
+        noise: by request id and seed. Rows of one seed share theirs.
+        clip_pixels: the picture as CLIP takes it, (3, S, S); None where edits are not scored by it.
     """
 
     edits: ImageEdits
     picture: Tensor
     masks: Mapping[str, Tensor]
-    noise: Mapping[str, Noise]
+    candidates: Mapping[str, list[EditRequest]]
+    noise: Mapping[tuple[str, int], Noise]
+    clip_pixels: Tensor | None = None
 
 
-def prepare(edits: ImageEdits, model: Components, size_multiple: int) -> PreparedEdits:
+def prepare(
+    edits: ImageEdits, model: Components, size_multiple: int, clip: Clip | None = None
+) -> PreparedEdits:
     """Resize a picture and its own masks to working size, and draw the noise of its edits.
 
     The tensors are pinned where the model is on a GPU.
@@ -61,11 +70,15 @@ def prepare(edits: ImageEdits, model: Components, size_multiple: int) -> Prepare
         drawn = draw((*num_draws, *grid), seed=seed, image_key=key, purpose=purpose)
         return pinned(drawn, model.device)
 
+    candidates = {
+        request.id: request.candidates(has_mask=request.id in edits.masks)
+        for request in edits.requests
+    }
     draws = {}
-    for request in edits.requests:
+    for request in chain.from_iterable(candidates.values()):
         seed, count = request.seed, request.edit.num_maps_per_mask
         is_reference = request.edit.preset == "diffusers"
-        draws[request.id] = Noise(
+        draws[request.id, seed] = Noise(
             noise(seed, "mask", count),
             noise(seed, "posterior of mask", count) if is_reference else None,
             noise(seed, "posterior of inversion") if is_reference else None,
@@ -77,5 +90,7 @@ def prepare(edits: ImageEdits, model: Components, size_multiple: int) -> Prepare
             name: pinned(torch.from_numpy(resize_mask(mask, size)), model.device)
             for name, mask in edits.masks.items()
         },
+        candidates=candidates,
         noise=draws,
+        clip_pixels=None if clip is None else clip.prepare(edits.picture),
     )

@@ -1,9 +1,9 @@
 """What an editor is given, and what it gives back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -35,6 +35,13 @@ class ImageEdits:
     masks: Mapping[str, Mask] = field(default_factory=dict)
 
 
+class Candidate(NamedTuple):
+    """A seed that was tried, and its score; None where it failed or has none."""
+
+    seed: int
+    score: float | None
+
+
 @dataclass(frozen=True)
 class EditResult:
     """What became of one request.
@@ -43,13 +50,19 @@ class EditResult:
     the thread that drives the device need not.
 
     Attributes:
-        request: the request.
+        request: the request as it was carried out: of several seeds, with the one that was kept.
         original: the picture as it came.
         error: why the row failed, or None.
         working: the decoded edit at working size, or None where there was nothing to change.
         working_mask: where the edit acted, at working size.
         difference: the map behind the mask, in pixels at working size (with preset `diffusers` in
             latent cells), or None without one.
+        clip_text: cosine that CLIP finds of the edited picture and the target prompt, or None where
+            it is not asked.
+        clip_direction: of what changed in the picture and in the prompt; 0 where nothing did.
+        clip_image: of the edited picture and the original.
+        is_flagged: whether the safety checker flags the picture, or None where it is not asked.
+        candidates: the seeds that were tried and what each scored, where there were several.
         num_truncated_prompts: texts of this row that the text encoder could not read to the end.
         seconds: from admission to result, waiting for neighbours in shared calls included.
     """
@@ -60,6 +73,11 @@ class EditResult:
     working: Picture | None = None
     working_mask: Mask | None = None
     difference: NDArray[np.float32] | None = None
+    clip_text: float | None = None
+    clip_direction: float | None = None
+    clip_image: float | None = None
+    is_flagged: bool | None = None
+    candidates: tuple[Candidate, ...] = ()
     num_truncated_prompts: int = 0
     seconds: float = 0.0
 
@@ -91,7 +109,7 @@ class EditResult:
         """Largest value of the difference map, or None without one."""
         return None if self.difference is None else float(self.difference.max())
 
-    @property
+    @cached_property
     def map_contrast(self) -> float | None:
         """Mean of the map inside the mask over its mean outside, or None where either is empty."""
         if self.difference is None or self.working_mask is None:
@@ -103,7 +121,7 @@ class EditResult:
             return None
         return float(inside.mean() / outside.mean())
 
-    @property
+    @cached_property
     def background_psnr(self) -> float | None:
         """PSNR in dB of the pixels outside the mask, at most 100, or None where there are none."""
         return background_psnr(self.image, self.original, self.mask)
@@ -116,6 +134,9 @@ class EditResult:
             "map_max": self.map_max,
             "map_contrast": self.map_contrast,
             "background_psnr": self.background_psnr,
+            "clip_text": self.clip_text,
+            "clip_direction": self.clip_direction,
+            "clip_image": self.clip_image,
             "num_truncated_prompts": self.num_truncated_prompts,
             "seconds": self.seconds,
         }
@@ -168,3 +189,10 @@ class EditResult:
         soft = (scaled * 255).round().to(torch.uint8)
         soft = soft.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
         return resize_map(soft.numpy(), self.size)
+
+    def with_found(self, **found: Any) -> "EditResult":
+        """A copy that says more; what was restored once is not restored again."""
+        copy = replace(self, **found)
+        fields = set(self.__dataclass_fields__)
+        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k not in fields})
+        return copy

@@ -58,7 +58,8 @@ def start_row(
         seed=request.seed,
         is_reference=edit.preset == "diffusers",
     )
-    noise, own_mask = prepared.noise[request.id], prepared.masks.get(request.id)
+    noise = prepared.noise[request.id, request.seed]
+    own_mask = prepared.masks.get(request.id)
     x_0, mask_latents = mean, None
     if noise.posterior_of_inversion is not None and noise.posterior_of_mask is not None:
         x_0 = mean + std * to_device(noise.posterior_of_inversion, model.device)

@@ -43,10 +43,13 @@ class Card:
 
     def add(self, sample: Sample) -> None:
         """Take note of a row."""
-        [row] = sample.row.select(_COLUMNS).to_pylist()
+        # Results of earlier versions lack parameters that came later.
+        there = [name for name in _COLUMNS if name in sample.row.column_names]
+        [row] = sample.row.select(there).to_pylist()
         self._models[row["model_id"], row["model_revision"]] += 1
         for name, values in self._parameters.items():
-            values[row[name]] += 1
+            if row.get(name) is not None:
+                values[row[name]] += 1
         # Evenly spread over what is to come.
         if self._num_rows * _NUM_SHOWN >= len(self._shown) * self._num_expected:
             self._show(row, sample)
@@ -106,7 +109,7 @@ class Card:
                 ),
                 *_table(
                     ("parameter", "value"),
-                    [(name, _values(found)) for name, found in self._parameters.items()],
+                    [(name, _values(found)) for name, found in self._parameters.items() if found],
                 ),
             ]
         )

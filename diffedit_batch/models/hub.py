@@ -22,13 +22,20 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
-from diffedit_batch.config import EMBEDDED, CaptionsConfig, JobConfig, ModelConfig, PromptsConfig
+from diffedit_batch.config import (
+    EMBEDDED,
+    CaptionsConfig,
+    JobConfig,
+    ModelConfig,
+    PromptsConfig,
+    ScoresConfig,
+)
 from diffedit_batch.errors import ModelError
 from diffedit_batch.models.identity import ModelIdentity
 
 logger = logging.getLogger(__name__)
 
-AnyModelConfig = ModelConfig | PromptsConfig | CaptionsConfig
+AnyModelConfig = ModelConfig | PromptsConfig | CaptionsConfig | ScoresConfig
 
 SINGLE_MODEL = ("*.json", "*.safetensors", "*.txt", "*.model")
 """Files of a model that is no pipeline, with its tokenizer."""
@@ -48,7 +55,7 @@ def pin(
 
     Args:
         config: the job.
-        sections: of its models: `model`, `prompts`, `captions`.
+        sections: of its models: `model`, `scores`, `prompts`, `captions`.
         is_here: whether workers share this machine's cache. Where they do not, a model that cannot
             be looked up from here is left for them to find.
 

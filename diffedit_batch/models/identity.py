@@ -8,7 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffedit_batch.config import EMBEDDED, CaptionsConfig, ModelConfig, PromptsConfig
+from diffedit_batch.config import (
+    EMBEDDED,
+    CaptionsConfig,
+    ModelConfig,
+    PromptsConfig,
+    ScoresConfig,
+)
 from diffedit_batch.errors import ModelError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -66,24 +72,48 @@ def identify_captioner(config: CaptionsConfig) -> ModelIdentity:
     return _identify("captions", config, _WEIGHTS / "captioner", _digest_single)
 
 
+def identify_clip(config: ScoresConfig) -> ModelIdentity:
+    """The identity of the configured CLIP model; like `identify`, of a single model. None of them
+    is embedded.
+    """
+    return _identify("scores", config, None, _digest_single)
+
+
+def identify_safety_checker(config: ModelConfig) -> ModelIdentity:
+    """The identity of the configured diffusion model, which a folder shows to have a safety
+    checker; a hub is not asked before it is loaded.
+
+    Raises:
+        ModelError: as of `identify`, or the folder has none.
+    """
+    identity = identify(config)
+    if identity.is_folder:
+        for part in ("safety_checker/config.json", "feature_extractor/preprocessor_config.json"):
+            if not (Path(identity.source) / part).is_file():
+                raise ModelError(
+                    f"safety.policy needs the model's safety checker, and model.id {config.id!r}"
+                    f" has none (no {part}); set safety.policy: off"
+                )
+    return identity
+
+
 def _identify(
     section: str,
-    config: ModelConfig | PromptsConfig | CaptionsConfig,
-    embedded: Path,
+    config: ModelConfig | PromptsConfig | CaptionsConfig | ScoresConfig,
+    embedded: Path | None,
     digest_of: Callable[[Path], str],
 ) -> ModelIdentity:
-    folder = embedded if config.id == EMBEDDED else Path(config.id).expanduser()
+    key = f"{section}.{'clip' if isinstance(config, ScoresConfig) else 'id'} {config.id!r}"
+    folder = embedded if embedded and config.id == EMBEDDED else Path(config.id).expanduser()
     if not folder.is_dir():
         if not _HUB_ID.fullmatch(config.id):
+            demo = " or `demo`" if embedded else ""
             raise ModelError(
-                f"{section}.id {config.id!r}: no such folder, and not a hub id (owner/name) or"
-                f" `demo`. {socket.gethostname()} looked for it: all nodes must see it"
+                f"{key}: no such folder, and not a hub id (owner/name){demo}."
+                f" {socket.gethostname()} looked for it: all nodes must see it"
             )
         if config.id in _WITHDRAWN:
-            raise ModelError(
-                f"{section}.id {config.id!r} was withdrawn from the hub; use"
-                f" {_WITHDRAWN[config.id]!r}"
-            )
+            raise ModelError(f"{key} was withdrawn from the hub; use {_WITHDRAWN[config.id]!r}")
         return ModelIdentity(config.id, config.revision or "main", config.id)
     if config.revision is not None:
         raise ModelError(f"{section}.revision is for hub ids; {config.id!r} is a local folder")

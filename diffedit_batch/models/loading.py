@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -44,6 +45,29 @@ def tried_out(model_id: str, device: str) -> Iterator[None]:
             f"model {model_id!r} was loaded, but cannot be used: {_reason(error)}\n"
             "  Its parts do not fit together, or a file of tokenizer or config is missing."
         ) from error
+
+
+def whole(model: Any, source: str, **options: Any) -> Any:
+    """A model of a class of transformers with all of its weights. Left to itself, the library makes
+    up those that are missing, and whatever is not this model loads as noise.
+
+    Raises:
+        ValueError: some are missing or have another shape.
+    """
+    loaded, found = model.from_pretrained(
+        source,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **options,
+    )
+    wrong = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if wrong:
+        raise ValueError(
+            f"is no {model.__name__}: {len(wrong)} of its weights are missing or have another"
+            f" shape, e.g. {wrong[0]}"
+        )
+    return loaded
 
 
 def _reason(error: Exception) -> str:

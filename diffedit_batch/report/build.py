@@ -27,9 +27,11 @@ from diffedit_batch.errors import ConfigError, RowError
 from diffedit_batch.report.pictures import Pictures
 from diffedit_batch.report.rows import (
     SCORES,
+    count_reasons,
     encode_columns,
     failures,
     read_rows,
+    scores_of,
     script,
     variants,
 )
@@ -46,6 +48,7 @@ _INDEXED = (
     *("id", "status", "source_prompt", "target_prompt", "source_concept", "target_concept"),
     *("width", "height", "run_id"),
 )
+_REASONS = "filter_reasons"
 _PICTURED = (
     *("id", "image", "run_id"),
     *FILE_COLUMNS,
@@ -195,8 +198,8 @@ def _read_result(storage: Storage, file: str, mode: str) -> Image.Image:
 def _write_index(path: Path, number: int, rows: pa.Table, shown: list[dict[str, str]]) -> None:
     """What cards, filters and search need of some rows."""
     indexed = [*_INDEXED, *(VARIANT_COLUMNS if variants(rows) else ())]
-    columns: dict[str, Any] = {name: rows[name].to_pylist() for name in indexed}
-    columns |= {name: rows[name].to_pylist() for name in SCORES if name in rows.column_names}
+    scored = [name for name in (*SCORES, _REASONS) if name in rows.column_names]
+    columns: dict[str, Any] = {name: rows[name].to_pylist() for name in (*indexed, *scored)}
     stages, kinds = rows["error_stage"].to_pylist(), rows["error_type"].to_pylist()
     columns["cause"] = [
         f"{stage}/{kind}" if stage else "" for stage, kind in zip(stages, kinds, strict=True)
@@ -209,7 +212,7 @@ def _write_index(path: Path, number: int, rows: pa.Table, shown: list[dict[str, 
 
 def _write_details(data: Path, start: int, rows: pa.Table) -> None:
     """Everything else that is known of some rows."""
-    known = {*_INDEXED, *SCORES}
+    known = {*_INDEXED, *SCORES, _REASONS}
     columns = rows.select([name for name in rows.column_names if name not in known])
     for offset in range(0, rows.num_rows, _DETAIL_ROWS):
         number = (start + offset) // _DETAIL_ROWS
@@ -241,7 +244,8 @@ def _describe(
         "statuses": dict(statuses),
         "failures": causes,
         "hasMaps": bool(pc.any(pc.not_equal(table["map_file_name"], "")).as_py()),
-        "scores": [name for name in SCORES if name in table.column_names],
+        "scores": scores_of(table),
+        "reasons": count_reasons(table),
         "parameters": list(EDIT_PARAMETERS),
         "variants": variants(table),
         "carried": [name for name in table.column_names if name not in RESULT_SCHEMA.names],

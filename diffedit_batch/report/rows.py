@@ -18,7 +18,8 @@ from diffedit_batch.data.current import CurrentRows
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.parquet_checks import is_binary, is_string
 
-SCORES = ("mask_coverage", "background_psnr", "map_contrast", "seconds")
+_CLIP_SCORES = ("clip_text", "clip_direction", "clip_image")
+SCORES = ("mask_coverage", "background_psnr", "map_contrast", *_CLIP_SCORES, "seconds")
 """Columns to sort and filter by; those an output lacks are left out."""
 
 MAX_TEXT = 4_000
@@ -41,6 +42,26 @@ def read_rows(ledger: Ledger) -> pa.Table:
     ids = table["id"].to_pylist()
     places = sorted(range(len(ids)), key=lambda place: _natural(ids[place]))
     return table.take(pa.array(places, pa.int64()))
+
+
+def scores_of(table: pa.Table) -> list[str]:
+    """Those of `SCORES` there are; those of CLIP only where it was asked."""
+    return [
+        name
+        for name in SCORES
+        if name in table.column_names
+        and (name not in _CLIP_SCORES or table[name].null_count < table.num_rows)
+    ]
+
+
+def count_reasons(table: pa.Table) -> dict[str, int]:
+    """Rows by why they are not good enough, the most frequent first, and `passes`: those that are.
+    Empty where all are.
+    """
+    cells = table["filter_reasons"].to_pylist() if "filter_reasons" in table.column_names else []
+    reasons = Counter(reason for cell in cells for reason in cell or ())
+    passing = {"passes": sum(cell == [] for cell in cells)}
+    return {**passing, **dict(reasons.most_common())} if reasons else {}
 
 
 def failures(table: pa.Table) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ def calibrate(
     import torch
 
     from diffedit_batch.engine.editor import DiffEditor
+    from diffedit_batch.engine.reviewing import Reviewer
 
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
@@ -66,6 +67,7 @@ def calibrate(
         batch_size=config.engine.batch_size,
         vae_batch_size=config.engine.vae_batch_size,
         size_multiple=config.input.size_multiple,
+        reviewer=Reviewer.load(config.scores, config.checked_model, device=config.device),
     )
     load_seconds = time.perf_counter() - started
     _edit(editor, edits[:1])  # what a device does only once

@@ -178,7 +178,7 @@ class _Run:
         """The output, held by this run alone."""
         with hold_lease(self._storage, self._state.run_id) as self._lease:
             self._ledger = Ledger(self._storage, self._lease)
-            self._results = Results(self._ledger, self._model, self._state)
+            self._results = Results(self._ledger, self._model, self._state, self._config.thresholds)
             self._storage.remove_temporary()
             yield
 
@@ -263,7 +263,8 @@ class _Run:
 
     def _work(self, wanted: Wanted, rows: Iterator[ManifestRow]) -> None:
         """Generate what is wanted, then edit."""
-        with self._session(("model", *wanted.sections)) as stop:
+        scores = ("scores",) if self._config.scores.clip is not None else ()
+        with self._session(("model", *scores, *wanted.sections)) as stop:
             if wanted:
                 self._generate(wanted, stop)
             first = next(rows, None)

@@ -22,10 +22,16 @@ def with_stand_ins(request: EditRequest) -> EditRequest:
 
 
 def count_evals(request: EditRequest, shared: set[Any]) -> int:
-    """Network evaluations of one row, beyond what earlier rows of its group already paid for.
+    """Network evaluations of one row, of all its seeds, beyond what earlier rows of its group
+    already paid for.
 
     `shared` collects what they paid for, by what `core.diffedit` asks for once.
     """
+    candidates = request.candidates(has_mask=request.mask is not None)
+    return sum(_count_evals(candidate, shared) for candidate in candidates)
+
+
+def _count_evals(request: EditRequest, shared: set[Any]) -> int:
     if request.source_prompt == request.target_prompt:
         return 0
     edit = request.edit

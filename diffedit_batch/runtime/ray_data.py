@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffedit_batch.config import EditConfig, InputConfig, ModelConfig
+from diffedit_batch.config import EditConfig, InputConfig, ModelConfig, ScoresConfig
 from diffedit_batch.data.cells import read_edit, read_integer, read_side, read_texts
 from diffedit_batch.data.columns import TEXT_COLUMNS
 from diffedit_batch.data.images import (
@@ -31,6 +31,8 @@ from diffedit_batch.data.images import (
 from diffedit_batch.engine.editor import DiffEditor
 from diffedit_batch.engine.pixels import Mask, Picture, content_key
 from diffedit_batch.engine.requests import EditResult, ImageEdits
+from diffedit_batch.engine.reviewing import Reviewer
+from diffedit_batch.engine.scores import CLIP_SCORES
 from diffedit_batch.errors import ManifestError, RowError
 from diffedit_batch.schema import EDIT_PARAMETERS, EditRequest
 
@@ -41,10 +43,11 @@ _TEXTS = ("status", "error_stage", "error_type", "error_message")
 _PICTURES = ("edited_image", "mask_image")
 _MEASURES = (
     *("mask_coverage", "map_mean", "map_max", "map_contrast", "background_psnr"),
+    *CLIP_SCORES,
     "seconds",
 )
-_COUNTS = ("num_truncated_prompts",)
-_ADDED = (*_TEXTS, *_PICTURES, *_MEASURES, *_COUNTS)
+_INTEGERS = ("kept_seed", "num_truncated_prompts")
+_ADDED = (*_TEXTS, *_PICTURES, *_MEASURES, *_INTEGERS)
 _MAX_PIXELS: int = InputConfig.model_fields["max_pixels"].default
 
 
@@ -54,16 +57,17 @@ class DiffEditBatch:
     Columns of a batch as in a manifest: `image` (what `read_images` gives, the bytes of a file, or
     the struct of Hugging Face datasets), `source_prompt`, `target_prompt`, and where they are
     there `caption`, the negative prompts, `mask`, `seed`, and any key of `edit`. Rows of one image
-    share its work where they are in one batch.
+    share its work where they are in one batch. The safety checker of the model is not asked.
 
     Args:
         model: the model.
         edit: parameters of rows that do not have their own.
         seed: of rows that do not have their own.
+        scores: the CLIP model that scores edits, if there is one.
         device: `cuda`, for which Ray has to be asked with `num_gpus`, or `cpu`.
 
     Raises:
-        ModelError: the model cannot be loaded or used.
+        ModelError: a model cannot be loaded or used.
     """
 
     def __init__(
@@ -72,10 +76,13 @@ class DiffEditBatch:
         edit: EditConfig = EditConfig(),  # noqa: B008 (frozen)
         *,
         seed: int = 0,
+        scores: ScoresConfig = ScoresConfig(),  # noqa: B008 (frozen)
         device: str = "cuda",
     ) -> None:
         self._edit, self._seed = edit, seed
-        self._editor = DiffEditor.load(model, device=device)
+        self._has_clip = scores.clip is not None
+        reviewer = Reviewer.load(scores, device=device)
+        self._editor = DiffEditor.load(model, device=device, reviewer=reviewer)
         self._threads = ThreadPoolExecutor(4)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -124,7 +131,7 @@ class DiffEditBatch:
                 id=str(number),
                 source_prompt=read_side({"source_prompt": row["source_prompt"]}, "source")[0],
                 target_prompt=read_side({"target_prompt": row["target_prompt"]}, "target")[0],
-                edit=read_edit(self._edit, own),
+                edit=read_edit(self._edit, own, has_clip=self._has_clip),
                 seed=seed,
                 caption=read_texts(row, "caption"),
                 negative_prompt=read_texts(row, "negative_prompt"),
@@ -199,21 +206,22 @@ def _columns(outcome: EditResult | RowError | None) -> dict[str, Any]:
             **dict(zip(_TEXTS, error, strict=True)),
             **dict.fromkeys(_PICTURES, b""),
             **dict.fromkeys(_MEASURES),
-            **dict.fromkeys(_COUNTS, 0),
+            **dict.fromkeys(_INTEGERS, 0),
         }
     return {
         **dict.fromkeys(_TEXTS, ""),
         "status": outcome.status,
         "edited_image": encode_png(outcome.image),
         "mask_image": encode_png(outcome.mask),
+        "kept_seed": outcome.request.seed,
         **outcome.measured(),
     }
 
 
 def _array(name: str, values: list[Any]) -> NDArray[Any]:
     """A column of one type, whatever rows are in the batch; missing numbers are NaN."""
-    if name in _MEASURES or name in _COUNTS:
-        return np.array(values, dtype=np.int64 if name in _COUNTS else np.float64)
+    if name in _MEASURES or name in _INTEGERS:
+        return np.array(values, dtype=np.int64 if name in _INTEGERS else np.float64)
     column = np.empty(len(values), dtype=object)  # NumPy's own bytes lose trailing zeros
     column[:] = values
     return column

@@ -15,7 +15,7 @@ from diffedit_batch.config import JobConfig
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError
-from diffedit_batch.models.identity import ModelIdentity
+from diffedit_batch.models.identity import ModelIdentity, identify_clip
 from diffedit_batch.redact import redact_tree
 from diffedit_batch.runtime.selection import VERDICTS
 from diffedit_batch.runtime.worker_state import WorkerState
@@ -43,6 +43,9 @@ class RunState:
         counts: rows of this run by status.
         num_failed_before: failed rows among those that keep their result.
         failures: rows of this run that failed, by `stage/type`.
+        num_filtered: rows of this run that are edited, but not good enough.
+        filter_reasons: why not, each with its number of rows.
+        num_flagged: rows of this run that the safety checker flagged.
         num_truncated_rows: rows with a prompt the text encoder could not read to the end.
         counters: work done.
         seconds: by phase, summed over workers, and `total` on the clock.
@@ -61,6 +64,9 @@ class RunState:
     num_failed_before: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    num_filtered: int = 0
+    filter_reasons: Counter[str] = field(default_factory=Counter)
+    num_flagged: int = 0
     num_truncated_rows: int = 0
     counters: Counters = field(default_factory=Counters)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -112,6 +118,10 @@ class RunState:
         self.counts[columns["status"]] += 1
         if columns["status"] == "failed":
             self.failures[f"{columns['error_stage']}/{columns['error_type']}"] += 1
+        reasons = columns.get("filter_reasons") or ()
+        self.num_filtered += bool(reasons)
+        self.filter_reasons.update(reasons)
+        self.num_flagged += bool(columns.get("is_flagged"))
         self.num_truncated_rows += bool(columns.get("num_truncated_prompts"))
 
     def see(
@@ -141,6 +151,9 @@ class RunState:
             "selected": {verdict: self.selected[verdict] for verdict in VERDICTS},
             "counts": {status: self.counts[status] for status in STATUSES},
             "failures": dict(self.failures),
+            "num_filtered": self.num_filtered,
+            "filter_reasons": dict(self.filter_reasons.most_common()),
+            "num_flagged": self.num_flagged,
             "num_truncated_rows": self.num_truncated_rows,
             "counters": self.counters.as_dict(),
             "seconds": {phase: round(seconds, 3) for phase, seconds in self.seconds.items()},
@@ -198,6 +211,7 @@ def run_record(
     state: RunState, config: JobConfig, model: ModelIdentity, started_at: datetime, outcome: str
 ) -> dict[str, Any]:
     """The content of `runs/<run_id>.json`, without secrets."""
+    clip = None if config.scores.clip is None else identify_clip(config.scores)
     record = {
         **state.as_dict(),
         "outcome": outcome,
@@ -205,6 +219,7 @@ def run_record(
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "model": {"id": model.id, "revision": model.revision},
+        "clip": clip and {"id": clip.id, "revision": clip.revision},
         "commits": state.commits,
         "versions": {
             "python": platform.python_version(),

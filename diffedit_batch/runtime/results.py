@@ -1,6 +1,7 @@
 """The results of a run: counted as they come, committed as parts, declared whole in the end."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.errors import TooManyFailuresError
 from diffedit_batch.models.identity import ModelIdentity
+from diffedit_batch.runtime.filtering import filter_reasons
 from diffedit_batch.runtime.records import RunState, result_table
 
 
@@ -21,10 +23,18 @@ class Results:
         ledger: the output, held by this run.
         model: what edits.
         state: counts the results.
+        thresholds: which edits are good enough, see `filter_reasons`.
     """
 
-    def __init__(self, ledger: Ledger, model: ModelIdentity, state: RunState) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        model: ModelIdentity,
+        state: RunState,
+        thresholds: Mapping[str, float],
+    ) -> None:
         self._ledger, self._model, self._state = ledger, model, state
+        self._thresholds = thresholds
         self._waiting: list[pa.Table] = []
 
     @property
@@ -40,6 +50,7 @@ class Results:
     ) -> None:
         """Count rows with their result columns, and keep them for the next part."""
         for _, columns in rows:
+            columns["filter_reasons"] = filter_reasons(columns, self._thresholds)
             self._state.count(columns)
         self._waiting.append(
             result_table(

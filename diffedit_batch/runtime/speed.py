@@ -49,5 +49,16 @@ def _is_like(record: dict[str, Any], config: JobConfig) -> bool:
     ran_on_cpu = record["config"]["cluster"]["gpus_per_worker"] == 0
     is_same_device = ran_on_cpu == (config.device == "cpu")
     return bool(
-        is_measured and is_same_device and record["config"]["model"] == config.model.model_dump()
+        is_measured
+        and is_same_device
+        and record["config"]["model"] == config.model.model_dump()
+        and _reviewed_by(record["config"]) == _reviewed_by(config.model_dump())
     )
+
+
+def _reviewed_by(config: dict[str, Any]) -> tuple[str | None, bool]:
+    """The CLIP model that looked at edits, and whether the safety checker did; records of earlier
+    versions know neither.
+    """
+    is_checked = config.get("safety", {"policy": "off"})["policy"] != "off"
+    return config.get("scores", {"clip": None})["clip"], is_checked

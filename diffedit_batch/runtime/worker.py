@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.images import encode_png, read_mask, read_picture
+from diffedit_batch.data.images import blur, encode_png, read_mask, read_picture
 from diffedit_batch.data.provenance import COMPOSITE, describe
 from diffedit_batch.data.storage import PROBE, Storage, file_names
 from diffedit_batch.engine.counters import Counters
@@ -52,7 +52,8 @@ class WorkerInfo:
         batch_size: network evaluations in a full call.
         is_compiled: whether full calls are.
         attention: kernels that ran when the model was tried out.
-        start_seconds: of the start by phase: `imports`, `download`, `load`, `warm_up`, `compile`.
+        start_seconds: of the start by phase: `imports`, `download`, `load` (with all there is to
+            models that score and check edits), `warm_up`, `compile`.
         gpu_memory_bytes: of its GPU; 0 on a CPU.
         pid: of its process; its log files end in it.
     """
@@ -126,6 +127,7 @@ class Worker:
         started = time.perf_counter()
 
         from diffedit_batch.engine.editor import DiffEditor
+        from diffedit_batch.engine.reviewing import Reviewer
         from diffedit_batch.models.loading import timed
 
         seconds = {"imports": time.perf_counter() - started}
@@ -138,15 +140,25 @@ class Worker:
         self._model = identify(self._config.model)
         device = self._config.device
         name = prepare_device(self._config, self._num_threads)
+        reviewing: dict[str, float] = {}
+        with timed(reviewing, "load"):
+            reviewer = Reviewer.load(
+                self._config.scores,
+                self._config.checked_model,
+                device=device,
+                num_threads=self._config.engine.writer_threads,
+            )
         self._editor = DiffEditor.load(
             self._config.model,
             device=device,
             batch_size=self._config.engine.batch_size,
             vae_batch_size=self._config.engine.vae_batch_size,
             size_multiple=self._config.input.size_multiple,
+            reviewer=reviewer,
         )
         model = self._editor.components
         seconds |= model.start_seconds
+        seconds["load"] = seconds.get("load", 0.0) + reviewing["load"]
         if self._config.engine.compile != "off":
             with timed(seconds, "compile"), shared_compiling(self._storage, name):
                 self._editor.compile(self._config.engine.compile)
@@ -247,6 +259,12 @@ class Worker:
         if result.error is not None:
             self._add(bundle, [_failed_row(result.request, result.error)])
             return
+        policy = self._config.safety.policy
+        if result.is_flagged and policy == "drop":
+            refused = RowError("safety", "Flagged", "the safety checker flags the edited picture")
+            self._add(bundle, [{**_failed_row(result.request, refused), "is_flagged": True}])
+            return
+        picture = blur(result.image) if result.is_flagged and policy == "blur" else result.image
         width, height = result.size
         assert result.working_mask is not None
         working_height, working_width = result.working_mask.shape
@@ -256,7 +274,7 @@ class Worker:
             texts = describe(
                 result.request, (working_width, working_height), model.name, model.revision
             )
-        pictures = {"edited": encode_png(result.image, texts), "mask": encode_png(result.mask)}
+        pictures = {"edited": encode_png(picture, texts), "mask": encode_png(result.mask)}
         if result.map is not None:
             pictures["map"] = encode_png(result.map)
         names = file_names(result.request.id, result.request.fingerprint)._asdict()
@@ -273,7 +291,10 @@ class Worker:
                     "status": result.status,
                     **files,
                     "digital_source_type": COMPOSITE if texts else "",
+                    "kept_seed": result.request.seed,
+                    "candidates": [one._asdict() for one in result.candidates] or None,
                     **result.measured(),
+                    "is_flagged": result.is_flagged,
                     "width": width,
                     "height": height,
                     "working_width": working_width,

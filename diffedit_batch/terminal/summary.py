@@ -1,6 +1,7 @@
 """What a run came to, as text and as JSON."""
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from diffedit_batch.redact import redact_tree
@@ -32,7 +33,11 @@ def summary_of(state: "RunState", output: str) -> str:
         f"results of this run: {counts['edited']} edited, {counts['unchanged']} unchanged,"
         f" {counts['failed']} failed"
     )
-    lines += failures_of(state) + generated_of(state)
+    lines += failures_of(state)
+    lines += filtered_of(state.num_filtered, dict(state.filter_reasons.most_common()))
+    if state.num_flagged:
+        lines.append(f"  {state.num_flagged} rows are flagged by the safety checker")
+    lines += generated_of(state)
     if state.num_truncated_rows:
         lines.append(
             f"  {state.num_truncated_rows} rows have a prompt cut at the text encoder's limit"
@@ -50,6 +55,14 @@ def summary_of(state: "RunState", output: str) -> str:
 def failures_of(state: "RunState") -> list[str]:
     """Lines on what failed, the most frequent first."""
     return [f"  failed at {kind}: {number}" for kind, number in state.failures.most_common()]
+
+
+def filtered_of(num_rows: int, reasons: Mapping[str, int]) -> list[str]:
+    """Lines on edits that are not good enough, if there are any, and why."""
+    if not num_rows:
+        return []
+    why = [f"    {reason}: {number}" for reason, number in reasons.items()]
+    return [f"  {num_rows} rows do not pass the filter", *why]
 
 
 def generated_of(state: "RunState") -> list[str]:

@@ -8,6 +8,7 @@ from diffedit_batch.core.mask import (
     difference_map,
     feather,
     follow_outlines,
+    grow,
     otsu_threshold,
     paste,
     upsample,
@@ -205,3 +206,43 @@ def test_windows_may_be_larger_than_the_picture(radius: int) -> None:
     values = torch.rand(24, 40, generator=torch.Generator().manual_seed(0))
     picture = torch.rand(3, 24, 40, generator=torch.Generator().manual_seed(1))
     assert follow_outlines(values, picture, radius).isfinite().all()
+
+
+def dots(*places: tuple[int, int], size: tuple[int, int] = (16, 24)) -> torch.Tensor:
+    mask = torch.zeros(size, dtype=torch.bool)
+    for y, x in places:
+        mask[y, x] = True
+    return mask
+
+
+@pytest.mark.parametrize("by", [0, 1, 3])
+def test_a_mask_grows_by_so_many_pixels_in_every_direction(by: int) -> None:
+    grown = grow(dots((8, 12)), by)
+    expected = dots()
+    expected[8 - by : 9 + by, 12 - by : 13 + by] = True
+    assert torch.equal(grown, expected)
+    assert torch.equal(grow(grown, -by), dots((8, 12)))
+
+
+def test_the_border_of_the_picture_is_no_edge() -> None:
+    mask = dots()
+    mask[:, :6] = True
+    shrunk = grow(mask, -2)
+    assert shrunk[:, :4].all()
+    assert not shrunk[:, 4:].any()
+    assert grow(mask, 100).all()
+    assert not grow(mask, -100).any()
+    assert grow(torch.ones(4, 4, dtype=torch.bool), -100).all()
+    assert not grow(torch.zeros(4, 4, dtype=torch.bool), 100).any()
+
+
+def test_cells_follow_a_mask_that_grows_and_keep_their_room() -> None:
+    pixel = dots((7, 15))
+    room = MaskPair.from_pixels(dots((0, 0)), 8).latent
+    pair = MaskPair(pixel, MaskPair.from_pixels(pixel, 8).latent | room)
+    assert pair.latent.tolist() == [[True, True, False], [False, False, False]]
+    grown = pair.grown(1, 8)
+    assert grown.latent.tolist() == [[True, True, True], [False, True, True]]
+    assert grown.grown(-1, 8).latent.tolist() == [[False, True, False], [False, False, False]]
+    assert pair.grown(0, 8) is pair
+    assert not pair.grown(-1, 8).latent.any()

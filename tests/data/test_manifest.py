@@ -36,6 +36,9 @@ OTHER_VALUES: dict[str, Any] = {
     "negative_from": "source_prompt",
     "paste_background": False,
     "feather": 3,
+    "mask_grow": 2,
+    "num_seeds": 4,
+    "keep_best": "background_psnr",
 }
 
 
@@ -476,6 +479,31 @@ def test_fingerprint_changes_with_every_parameter(folder: Path, name: str) -> No
     assert configured.fingerprint == changed.fingerprint
 
 
+def test_a_known_fingerprint_stays_what_it_was(folder: Path) -> None:
+    """Else every output there is would be done again; only ALGORITHM_VERSION may ask for that."""
+    cell = pa.array([b"bytes in the manifest itself"])
+    table = pa.Table.from_pylist([CAT_TO_DOG]).set_column(0, "image", cell)
+    [row] = rows_of(folder, table)
+    assert row.fingerprint == "7b72a569169c15add2a8cb5aefd51394"
+
+
+def test_a_best_edit_known_to_clip_alone_needs_one_and_follows_it(folder: Path) -> None:
+    asked = {**CAT_TO_DOG, "num_seeds": 2, "keep_best": "clip_text"}
+    [row] = rows_of(folder, [asked])
+    assert row.error is not None
+    assert row.error.kind == "InvalidParameter"
+    assert "needs a CLIP model" in str(row.error)
+    [one] = rows_of(folder, [{**asked, "num_seeds": 1}])
+    assert one.error is None
+    first, second, other = (
+        rows_of(folder, [{**asked, "keep_best": best}], scores={"clip": clip})[0].fingerprint
+        for best, clip in [("clip_text", "a/b"), ("clip_text", "a/c"), ("map_contrast", "a/b")]
+    )
+    assert len({first, second, other}) == 3
+    [same] = rows_of(folder, [{**asked, "keep_best": "map_contrast"}])
+    assert same.fingerprint == other
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -505,6 +533,7 @@ def test_fingerprint_changes_with_every_input(folder: Path, values: dict[str, An
         {"model": {"id": "demo", "vae_dtype": "float16"}},
         {"model": {"id": "demo", "resolution": 256}},
         {"input": {"size_multiple": 32}},
+        {"safety": {"policy": "keep"}},
     ],
     ids=str,
 )
@@ -521,6 +550,7 @@ def test_fingerprint_changes_with_the_config(folder: Path, sections: dict[str, A
         {"output": {"uri": "elsewhere", "max_failed_fraction": 0.5}},
         {"model": {"id": "demo", "enable_attention_slicing": True, "local_files_only": True}},
         {"input": {"max_pixels": 1, "max_bytes": 9}},
+        {"scores": {"clip": "a/b"}, "filter": {"min_clip_text": 0.1, "max_mask_coverage": 0.1}},
         {"edit": {"preset": "tuned", "mask_rule": "minmax"}},
     ],
     ids=str,

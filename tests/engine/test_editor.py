@@ -11,6 +11,7 @@ from torch import Tensor
 from diffedit_batch.config import EditConfig, ModelConfig
 from diffedit_batch.core.acts import Recipe, Texts
 from diffedit_batch.core.diffedit import edit_masked, invert
+from diffedit_batch.core.mask import grow
 from diffedit_batch.demo import scenes
 from diffedit_batch.engine.editor import DiffEditor
 from diffedit_batch.engine.pixels import Mask, Picture, to_picture, to_tensor
@@ -52,6 +53,29 @@ def test_outside_the_feathered_mask_pixels_are_identical(
     assert 0.3 < outside.mean() < 1
     assert np.array_equal(result.image[outside], image[outside])
     assert not np.array_equal(result.image[result.mask], image[result.mask])
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_masks_found_and_own_grow_and_shrink_at_working_size(
+    tiny: Components, is_own: bool
+) -> None:
+    image, masks = picture(), {"0": box(64, 64)} if is_own else {}
+    plain = edit_one(tiny, request(), image, **masks)
+    large = edit_one(tiny, request(mask_grow=3), image, **masks)
+    small = edit_one(tiny, request(mask_grow=-1), image, **masks)
+    assert np.array_equal(large.mask, grow(torch.from_numpy(plain.mask), 3).numpy())
+    assert np.array_equal(small.mask, grow(torch.from_numpy(plain.mask), -1).numpy())
+    assert small.coverage < plain.coverage < large.coverage
+    assert not np.array_equal(
+        large.image[large.mask & ~plain.mask], image[large.mask & ~plain.mask]
+    )
+
+
+def test_a_mask_that_shrinks_to_nothing_changes_nothing(tiny: Components) -> None:
+    image = picture()
+    result = edit_one(tiny, request(mask_grow=-40), image, **{"0": box(64, 64)})
+    assert result.status == "unchanged"
+    assert np.array_equal(result.image, image)
 
 
 def test_without_paste_the_background_is_what_the_vae_makes_of_it(tiny: Components) -> None:

@@ -1,13 +1,20 @@
 """What only a GPU can show: half precision and offload on the embedded model."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from conftest import save_tiny_safety_checker
+from small_edits import picture
 
-from diffedit_batch.config import EditConfig, ModelConfig
+from diffedit_batch.config import EditConfig, ModelConfig, ScoresConfig
 from diffedit_batch.demo import scenes
 from diffedit_batch.engine.editor import DiffEditor
 from diffedit_batch.engine.requests import EditResult, ImageEdits
+from diffedit_batch.models.clip import Clip
+from diffedit_batch.models.safety import SafetyChecker
 from diffedit_batch.schema import EditRequest
 
 pytestmark = [
@@ -62,3 +69,22 @@ def test_attention_runs_a_fused_kernel_in_half_precision() -> None:
 def test_a_call_that_fits_is_found_and_larger_ones_are_not_tried() -> None:
     editor = DiffEditor.load(ModelConfig(id="demo"), device="cuda")
     assert editor.batch_size == 64
+
+
+def test_scores_and_flags_on_a_gpu_are_those_of_the_cpu(
+    tiny_clip: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    shown = [picture(40 + i, 60, seed=i) for i in range(20)]
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    save_tiny_safety_checker(folder, shown[3:5])
+    scores, model = ScoresConfig(clip=str(tiny_clip)), ModelConfig(id=str(folder))
+    vectors, texts, flagged = [], [], []
+    for device in ("cpu", "cuda"):
+        clip, checker = Clip.load(scores, device), SafetyChecker.load(model, device)
+        vectors.append(clip.encode(torch.stack([clip.prepare(one) for one in shown])).cpu())
+        texts.append(clip.text(("a red circle on grass",)).cpu())
+        prepared = torch.stack([checker.prepare(one) for one in shown])
+        flagged.append(checker.find_flagged(prepared).tolist())
+    assert torch.allclose(vectors[0], vectors[1], atol=1e-4)
+    assert torch.allclose(texts[0], texts[1], atol=1e-4)
+    assert flagged[0] == flagged[1] == [number in (3, 4) for number in range(20)]

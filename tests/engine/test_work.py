@@ -47,6 +47,18 @@ def test_four_edits_of_one_image_take_410_evaluations(tiny: Components) -> None:
     assert counters["vae_decodes"] == 4
 
 
+def test_each_further_seed_takes_its_mask_and_its_edit(tiny: Components) -> None:
+    counters = counters_of(tiny, [request(num_seeds=4, **DEFAULTS)])
+    assert counters["unet_evals"] == 140 + 3 * 100
+    assert counters["vae_encodes"] == counters["inversions"] == 1
+    assert counters["vae_decodes"] == 4
+
+
+def test_edits_of_one_image_share_what_each_seed_has_in_common(tiny: Components) -> None:
+    requests = [request(i, TARGETS[i], num_seeds=2, **DEFAULTS) for i in range(2)]
+    assert counters_of(tiny, requests)["unet_evals"] == 140 + 100 + 2 * 90
+
+
 def test_the_reference_preset_takes_180_evaluations_instead_of_200(tiny: Components) -> None:
     counters = counters_of(tiny, [request(preset="diffusers", **DEFAULTS)])
     assert counters["unet_evals"] == 180

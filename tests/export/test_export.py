@@ -27,6 +27,7 @@ duckdb = pytest.importorskip("duckdb", reason="needs duckdb (pip)")
 webdataset = pytest.importorskip("webdataset", reason="needs webdataset (pip)")
 pandas = pytest.importorskip("pandas", reason="needs pandas (pip)")
 
+REVIEWED = ("clip_text", "filter_reasons", "is_flagged", "candidates")
 ARABIC = "قطة سوداء <b>|"
 
 
@@ -35,6 +36,9 @@ def rows() -> list[dict[str, Any]]:
     found[1] |= {"status": "unchanged", "target_prompt": [ARABIC]}
     found[2] |= {"map_file_name": "", "map_sha256": ""}  # of an own mask
     found[3] |= {"image": "gone.png"}
+    found[4] |= {"filter_reasons": ["clip_text < 0.2", "mask_coverage > 0.4"], "clip_text": 0.1}
+    found[4] |= {"candidates": [{"seed": 0, "score": 2.5}, {"seed": 7, "score": None}]}
+    found[5] |= {"filter_reasons": [], "is_flagged": True}
     found += [failure("bad", "load", "ImageNotFound", "no file", note="", weight=float("nan"))]
     return found
 
@@ -97,6 +101,8 @@ def check_dataset(dataset: Any, output: str) -> None:
                 assert np.array_equal(np.array(one[name]), pixels), name
         for name in ("status", "target_prompt", "note", "weight", "seed", "map_contrast"):
             assert one[name] == theirs[name], name
+        for name in REVIEWED:
+            assert one[name] == theirs.get(name), name
         assert not any(name.endswith("_file_name") for name in one)
 
 
@@ -207,6 +213,7 @@ def test_tar_files_open_with_webdataset_and_datasets(
         found += 1
         assert one["target_prompt"] == theirs["target_prompt"]
         assert one["finished_at"] == theirs["finished_at"].isoformat()
+        assert {name: one[name] for name in REVIEWED} == {n: theirs.get(n) for n in REVIEWED}
         for name in PICTURES:
             assert sample.get(f"{name}.png") == theirs[name]
     assert found == 7
@@ -282,6 +289,17 @@ def test_the_card_says_what_there_is(output: str, tmp_path: Path) -> None:
     assert "| demo | 1 | 7 |" in body
     with Image.open(tmp_path / "to" / "samples.png") as picture:
         assert picture.width > 3 * 4 * 128, "with soft maps"
+
+
+def test_the_card_of_results_without_younger_parameters(tmp_path: Path) -> None:
+    output = write_output(tmp_path, [row("a", 1)])
+    [part] = (Path(output) / "results").iterdir()
+    table = pq.ParquetFile(part).read().drop_columns(["mask_grow", "num_seeds", "keep_best"])
+    pq.write_table(table, part)
+    export_output(output, str(tmp_path / "to"), "parquet")
+    card = (tmp_path / "to" / "README.md").read_text("utf-8")
+    assert r"| feather |" in card
+    assert r"mask\_grow" not in card
 
 
 def test_names_on_a_card_are_only_text(tmp_path: Path) -> None:

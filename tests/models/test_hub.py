@@ -136,6 +136,7 @@ from diffedit_batch.models.hub import pin
 job = JobConfig.model_validate({
     "model": {"id": "demo"},
     "prompts": {"id": "owner/tiny"},
+    "scores": {"clip": "owner/tiny"},
     "captions": {"id": "nobody/none", "revision": "v1"},
     "input": {"manifest": "m"},
     "output": {"uri": "o"},
@@ -149,13 +150,14 @@ else:
     assert pinned.model == job.model
     assert "torch" not in sys.modules
     print(json.dumps([pinned.prompts.revision, pinned.captions.revision, commits]))
+    assert pinned.scores.revision == commits.get("scores")
 """
 
 
 @pytest.mark.parametrize(
     ("sections", "is_reached", "where", "expected"),
     [
-        ("model prompts", True, "here", "pinned"),
+        ("model scores prompts", True, "here", "pinned"),
         ("captions", True, "there", "cannot load model 'nobody/none' (hub, revision v1"),
         ("prompts", False, "here", "cannot load model 'owner/tiny' (hub, revision main"),
         ("prompts", False, "there", "left open"),
@@ -176,7 +178,7 @@ def test_branches_become_commits_before_anything_is_started(
     assert process.returncode == 0, errors
     found = json.loads(said)
     if expected == "pinned":
-        assert found == [commit, "v1", {"prompts": commit}]
+        assert found == [commit, "v1", {"scores": commit, "prompts": commit}]
     elif expected == "left open":
         assert found == [None, "v1", {}]
     else:
@@ -206,3 +208,49 @@ def test_a_prompt_writer_of_the_hub_is_downloaded_without_pickled_weights(
         assert process.returncode == 0, errors
         assert len(server.downloads()) == (0 if is_there else 1)
         assert server.downloads(".bin") == []
+
+
+REVIEW = """
+import sys
+from diffedit_batch.config import ModelConfig, ScoresConfig
+from diffedit_batch.engine.reviewing import Reviewer
+from diffedit_batch.models.components import Components
+commit, asked = sys.argv[1].split(":")
+clip = "owner/clip" if asked == "clip" else None
+model = ModelConfig(id="owner/flagging", revision=commit)
+if asked == "model":
+    Components.load(model, "cpu")
+else:
+    scores = ScoresConfig(clip=clip, revision=commit if clip else None)
+    Reviewer.load(scores, None if clip else model, device="cpu")
+"""
+
+
+def test_models_that_review_are_downloaded_once_and_only_where_they_are_asked(
+    tmp_path: Path,
+    tiny_flagging_model: Path,
+    tiny_clip: Path,
+    hub: tuple[HubServer, str, str],
+) -> None:
+    server, endpoint, _ = hub
+    commits = {
+        "model": server.push("owner/flagging", tiny_flagging_model),
+        "clip": server.push("owner/clip", tiny_clip),
+    }
+    commits["checker"] = commits["model"]
+    expected = {
+        "model": ["text_encoder/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch"],
+        "checker": ["safety_checker/model"],
+        "clip": ["owner/clip/resolve"],
+    }
+    node = Node(tmp_path, endpoint)
+    for asked, files in expected.items():
+        for is_there in (False, True):
+            server.requests.clear()
+            process = node.start(f"{commits[asked]}:{asked}", REVIEW)
+            _, errors = process.communicate()
+            assert process.returncode == 0, errors
+            found = sorted(server.downloads())
+            assert len(found) == (0 if is_there else len(files))
+            assert all(file in path for path, file in zip(found, files, strict=False))
+        assert server.requests == [], "what is there takes no request at all"

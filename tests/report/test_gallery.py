@@ -44,6 +44,8 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> str:
             image="",
             mask_coverage=number / 1200,
             background_psnr=20 + number / 60,
+            clip_text=number / 4800,
+            filter_reasons=["clip_text < 0.2"] if number < 960 else [],
             finished_at=STARTED + timedelta(seconds=number),
             **nothing,
         )
@@ -123,6 +125,28 @@ def test_search_filters_sort_and_their_address(page: Any, gallery: str) -> None:
     page.get_by_role("checkbox", name="failed").check()
     page.get_by_role("checkbox", name="load/ImageNotFound").check()
     assert sorted(ids(page)) == ["lost", "lost too"]
+
+
+def test_rows_by_why_they_do_not_pass_the_filter(page: Any, gallery: str) -> None:
+    visit(page, gallery)
+    page.get_by_role("checkbox", name="clip_text < 0.2").check()
+    assert found(page) == "960 of 1,206 edits"
+    page.get_by_label("CLIP text fit from, cosine").fill("0.199")
+    page.get_by_label("CLIP text fit from, cosine").press("Enter")
+    assert ids(page) == ["row-956", "row-957", "row-958", "row-959"]
+    address = page.url
+    page.goto("about:blank")
+    visit(page, address)
+    assert found(page) == "4 of 1,206 edits"
+    page.get_by_role("button", name="Open row-956, edited").click()
+    detail = page.locator("#detail")
+    assert "CLIP text fit\n0.199" in detail.locator(".scores").inner_text()
+    reasons = detail.locator("tr", has_text="filter_reasons").locator("td")
+    assert reasons.text_content() == "clip_text < 0.2"
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Clear all filters").click()
+    page.get_by_role("checkbox", name="passes").check()
+    assert found(page) == "240 of 1,206 edits", "of rows without a verdict nothing is said"
 
 
 def test_only_cards_in_sight_exist(page: Any, gallery: str) -> None:
@@ -298,7 +322,7 @@ def test_failures_and_summary(page: Any, gallery: str) -> None:
     plots = page.locator("svg[role=img]")
     labels = plots.evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
     assert labels[0] == "Mask coverage: 1,203 rows, from 0.0 to 100.0 %"
-    assert "Throughput of run" in labels[4]
+    assert "Throughput of run" in labels[5]
     bar = plots.first.locator("g").nth(29)
     assert bar.locator("title").text_content() == "96.7 to 100.0 %: 40 of 40 rows"
     bar.locator(".mark").click()

@@ -238,14 +238,24 @@ def test_time_for_workers_from_the_record_of_a_run(tmp_path: Path, timed: JobCon
     )
 
 
+def test_seeds_that_are_tried_are_counted(tmp_path: Path, timed: JobConfig) -> None:
+    edit = timed.edit.model_copy(update={"num_seeds": 3})
+    plan = plan_job(timed.model_copy(update={"edit": edit}))
+    assert plan.unet_evals == 8 * (3 * 2 * 2 + 33 + 3 * 2 * 33), "pictures are inverted once"
+
+
 def test_only_runs_like_the_planned_one_tell_its_speed(tmp_path: Path, timed: JobConfig) -> None:
     like = timed.with_absolute_paths()
     model = like.model.model_copy(update={"resolution": 256})
     cluster = like.cluster.model_copy(update={"gpus_per_worker": 0.0})
+    scores = like.scores.model_copy(update={"clip": "owner/clip"})
+    safety = like.safety.model_copy(update={"policy": "keep"})
     others: dict[str, dict[str, Any]] = {
         "3": {"config": like.model_copy(update={"model": model}).model_dump()},
         "4": {"config": like.model_copy(update={"cluster": cluster}).model_dump()},
         "5": {"outcome": "interrupted"},
+        "7": {"config": like.model_copy(update={"scores": scores}).model_dump()},
+        "8": {"config": like.model_copy(update={"safety": safety}).model_dump()},
         "6": {"counters": {"unet_evals": 0}},
     }
     for name, changes in others.items():
@@ -276,6 +286,16 @@ def test_a_calibration_runs_the_engine_and_writes_nothing(tmp_path: Path, tiny_m
     assert plan.speed.load_seconds > 0
     assert set(tmp_path.rglob("*")) == before
     assert "at the speed of this calibration (4 rows)" in plan_text(plan)
+
+
+def test_a_calibration_scores_and_checks_edits_as_workers_do(
+    tmp_path: Path, tiny_flagging_model: Path, tiny_clip: Path
+) -> None:
+    write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
+    best = {"num_seeds": 2, "keep_best": "clip_text"}
+    review = {"scores": {"clip": str(tiny_clip)}, "safety": {"policy": "drop"}}
+    speed = calibrate(job(tmp_path, tiny_flagging_model, edit=best, **review), 1)
+    assert speed.num_rows == 1
 
 
 def test_a_calibration_that_cannot_be_made_says_why(

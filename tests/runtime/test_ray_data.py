@@ -19,7 +19,7 @@ from jobs_on_disk import SOURCE, TARGETS, write_pictures
 from PIL import Image
 
 from diffedit_batch import DiffEditBatch, DiffEditor, EditConfig, EditRequest, ImageEdits
-from diffedit_batch.config import ModelConfig
+from diffedit_batch.config import ModelConfig, ScoresConfig
 from diffedit_batch.errors import ManifestError
 
 QUICK = EditConfig(num_inference_steps=5, num_maps_per_mask=2)
@@ -98,6 +98,26 @@ def test_rows_have_parameters_seeds_and_masks_of_their_own(step: DiffEditBatch) 
     assert (opened(result["mask_image"][0]) > 0).sum() != mask.sum()
 
 
+def test_the_best_of_several_seeds_by_clip(
+    step: DiffEditBatch, tiny_model: Path, tiny_clip: Path
+) -> None:
+    model, scores = ModelConfig(id=str(tiny_model)), ScoresConfig(clip=str(tiny_clip))
+    scored = DiffEditBatch(model, QUICK, scores=scores, device="cpu")
+    batch = {
+        "image": objects(pixels()),
+        "source_prompt": objects(SOURCE),
+        "target_prompt": objects(TARGETS[0]),
+    }
+    best = {"num_seeds": objects(3), "keep_best": objects("clip_text")}
+    result = scored({**batch, **best})
+    assert list(result["status"]) == ["edited"]
+    again = scored({**batch, "seed": result["kept_seed"]})
+    for name in ("clip_text", "clip_direction", "clip_image"):
+        assert result[name] == pytest.approx(again[name], abs=1e-4)
+    assert result["clip_text"][0] >= scored(batch)["clip_text"][0] - 1e-4
+    assert np.isnan(step(batch)["clip_text"][0]), "where it is not asked"
+
+
 @pytest.mark.parametrize(
     ("cells", "kind", "message"),
     [
@@ -113,6 +133,7 @@ def test_rows_have_parameters_seeds_and_masks_of_their_own(step: DiffEditBatch) 
         ({"seed": -1}, "InvalidParameter", "seed: -1"),
         ({"guidance_scale": 0.5}, "InvalidParameter", "guidance_scale"),
         ({"caption_with": "blip"}, "InvalidParameter", "give a column `caption`"),
+        ({"num_seeds": 2, "keep_best": "clip_text"}, "InvalidParameter", "needs a CLIP model"),
     ],
 )
 def test_a_row_that_cannot_be_edited_fails_alone(

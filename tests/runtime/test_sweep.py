@@ -20,6 +20,9 @@ def test_values_become_what_the_config_would_hold() -> None:
     [_, off] = read_sweeps(["edit.paste_background=true,false"], EDIT)
     assert label(off) == "paste_background=false"
     assert read_sweeps(["seed=0,1"], EDIT) == [{"seed": 0}, {"seed": 1}]
+    assert read_sweeps(["edit.mask_grow=-4,8"], EDIT) == [{"mask_grow": -4}, {"mask_grow": 8}]
+    [best] = read_sweeps(["edit.num_seeds=4", "edit.keep_best=clip_text"], EDIT)
+    assert label(best) == "num_seeds=4, keep_best=clip_text"
 
 
 def test_several_keys_are_combined() -> None:

@@ -15,6 +15,7 @@ from diffedit_batch.config import JobConfig
 from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.errors import ModelError, StorageError
+from diffedit_batch.models.clip import Clip
 from diffedit_batch.models.network import Network
 from diffedit_batch.runtime.worker import BundleResult, Group, Worker
 from diffedit_batch.schema import ImageRef
@@ -120,6 +121,110 @@ def test_a_worker_says_how_much_of_its_gpu_is_in_use(config: JobConfig) -> None:
     assert info.gpu_memory_bytes == torch.cuda.get_device_properties(0).total_memory
     used = worker.edit(groups_of(config)).gpu_memory_used_bytes
     assert torch.cuda.memory_reserved() <= used <= info.gpu_memory_bytes
+
+
+def test_scores_of_clip_are_those_of_the_files(
+    config: JobConfig, tmp_path: Path, tiny_clip: Path
+) -> None:
+    scores = config.scores.model_copy(update={"clip": str(tiny_clip)})
+    worker = Worker(config.model_copy(update={"scores": scores}), num_threads=1)
+    worker.load()
+    result = worker.edit(groups_of(config))
+    clip = Clip.load(scores, "cpu")
+    prompts = {row["id"]: row for row in edits_of(["000.png", "001.png", "002.png"], 2)}
+
+    def vector(folder: Path, name: str) -> Tensor:
+        return clip.encode(clip.prepare(picture(folder, name))[None])[0]
+
+    assert len(result.rows) == 6
+    for row in result.rows:
+        asked = prompts[row["id"]]
+        edited = vector(tmp_path / "output", row["edited_file_name"])
+        source = vector(tmp_path, asked["image"])
+        target = clip.text((asked["target_prompt"],))
+        change = target - clip.text((asked["source_prompt"],))
+        assert row["clip_text"] == pytest.approx(float(edited @ target), abs=1e-5)
+        assert row["clip_image"] == pytest.approx(float(edited @ source), abs=1e-5)
+        direction = torch.nn.functional.cosine_similarity(edited - source, change, dim=0)
+        assert row["clip_direction"] == pytest.approx(float(direction), abs=1e-3)
+    assert result.counters.clip_encodes == 3 + 6
+
+
+def test_of_several_seeds_a_row_keeps_the_best(
+    config: JobConfig, worker: Worker, tmp_path: Path
+) -> None:
+    groups = [
+        tuple(replace(one, edit=one.edit.override({"num_seeds": 3})) for one in group)
+        for group in groups_of(config)[:2]
+    ]
+    rows = worker.edit(groups).rows
+    assert sorted(row["id"] for row in rows) == ["000-0", "000-1", "001-0", "001-1"]
+    for row in rows:
+        scores = {one["seed"]: one["score"] for one in row["candidates"]}
+        assert len(scores) == 3
+        assert next(iter(scores)) == 0, "the row's own"
+        assert row["map_contrast"] == scores[row["kept_seed"]] == max(scores.values())
+        with Image.open(tmp_path / "output" / row["edited_file_name"]) as image:
+            said = json.loads(image.info["diffedit_batch"])
+        assert (said["seed"], said["num_seeds"]) == (row["kept_seed"], 1), "what made this one"
+    again = [
+        tuple(
+            replace(one, seed=row["kept_seed"], edit=one.edit.override({"num_seeds": 1}))
+            for one in group
+            for row in rows
+            if row["id"] == one.id
+        )
+        for group in groups
+    ]
+    masks = {row["id"]: picture(tmp_path / "output", row["mask_file_name"]) for row in rows}
+    for row in worker.edit(again).rows:
+        assert row["candidates"] is None
+        mask = picture(tmp_path / "output", row["mask_file_name"])
+        assert np.array_equal(mask, masks[row["id"]])
+
+
+@pytest.mark.parametrize("policy", ["keep", "blur", "drop"])
+def test_what_becomes_of_flagged_pictures(
+    config: JobConfig, tmp_path: Path, tiny_model: Path, tiny_flagging_model: Path, policy: str
+) -> None:
+    plain = Worker(config, num_threads=1)
+    plain.load()
+    expected = {row["id"]: row for row in plain.edit(groups_of(config)).rows}
+    output = config.output.model_copy(update={"uri": str(tmp_path / "checked")})
+    Storage(output.uri).write(PROBE, b"")
+    model = config.model.model_copy(update={"id": str(tiny_flagging_model)})
+    safety = config.safety.model_copy(update={"policy": policy})
+    worker = Worker(
+        config.model_copy(update={"model": model, "safety": safety, "output": output}),
+        num_threads=1,
+    )
+    worker.load()
+    result = worker.edit(groups_of(config))
+    assert len(result.rows) == result.counters.safety_checks == 6
+    assert all(row["is_flagged"] for row in result.rows)
+    if policy == "drop":
+        for row in result.rows:
+            assert (row["status"], row["error_stage"]) == ("failed", "safety")
+            assert row["error_type"] == "Flagged"
+            assert "edited_file_name" not in row
+        assert not list(Path(output.uri).rglob("*.png"))
+        return
+    for row in result.rows:
+        assert row["status"] == "edited"
+        data = Path(output.uri, row["edited_file_name"]).read_bytes()
+        assert row["edited_sha256"] == hashlib.sha256(data).hexdigest()
+        with Image.open(Path(output.uri, row["edited_file_name"])) as image:
+            assert json.loads(image.info["diffedit_batch"])["id"] == row["id"]
+        written = picture(Path(output.uri), row["edited_file_name"])
+        unchecked = expected[row["id"]]
+        edited = picture(tmp_path / "output", unchecked["edited_file_name"])
+        if policy == "keep":
+            assert np.abs(written.astype(int) - edited).max() <= 1
+        else:
+            detail = [np.abs(np.diff(one.astype(int), axis=1)).mean() for one in (written, edited)]
+            assert detail[0] < 0.1 * detail[1]
+        # Of the edit, whatever became of the file.
+        assert row["background_psnr"] == pytest.approx(unchecked["background_psnr"], rel=1e-3)
 
 
 def test_a_worker_compiles_when_it_is_told_to(

@@ -29,6 +29,7 @@ const address = (() => {
       search: given.get("q") || "",
       statuses: names("status"),
       causes: names("cause"),
+      reasons: names("filter"),
       ranges,
       sort: given.get("sort") || "id",
       row: given.get("row"),
@@ -41,6 +42,7 @@ const address = (() => {
     if (state.search) said.set("q", state.search);
     if (state.statuses.size) said.set("status", [...state.statuses].join(","));
     if (state.causes.size) said.set("cause", [...state.causes].join(","));
+    if (state.reasons.size) said.set("filter", [...state.reasons].join(","));
     for (const [name, range] of Object.entries(state.ranges)) {
       if (range)
         said.set(name, range.map((limit) => (Number.isFinite(limit) ? limit : "")).join(".."));

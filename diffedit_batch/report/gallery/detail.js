@@ -13,6 +13,10 @@ const detail = (() => {
     "attempt_errors",
     "map_mean",
     "map_max",
+    "filter_reasons",
+    "is_flagged",
+    "kept_seed",
+    "candidates",
   ];
   const TEXTS = ["caption", "negative_prompt", "source_negative_prompt"];
   let root, step, close;
@@ -120,6 +124,7 @@ const detail = (() => {
       width: gallery.cell("width", row),
       height: gallery.cell("height", row),
       run_id: gallery.cell("run_id", row),
+      filter_reasons: gallery.cell("filter_reasons", row),
     };
     const used = new Set([
       ...parameters,

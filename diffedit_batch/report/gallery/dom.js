@@ -5,6 +5,9 @@ const SCORES = {
   mask_coverage: { label: "Mask coverage", unit: "%", scale: 100, digits: 1 },
   background_psnr: { label: "Background PSNR", unit: "dB", scale: 1, digits: 1 },
   map_contrast: { label: "Mask contrast", unit: "×", scale: 1, digits: 2 },
+  clip_text: { label: "CLIP text fit", unit: "cosine", scale: 1, digits: 3 },
+  clip_direction: { label: "CLIP direction", unit: "cosine", scale: 1, digits: 3 },
+  clip_image: { label: "CLIP likeness to source", unit: "cosine", scale: 1, digits: 3 },
   seconds: { label: "Duration", unit: "s", scale: 1, digits: 2 },
 };
 const STATUSES = ["edited", "unchanged", "failed"];

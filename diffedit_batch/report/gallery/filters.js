@@ -2,6 +2,7 @@
 /* Which rows are shown, in which order, and the controls that say so. */
 
 const filters = (() => {
+  const SETS = ["statuses", "causes", "reasons"]; // of names, any of which a row may match
   const controls = {};
 
   /* Rows that match, sorted; and for each score which rows all other conditions let through. */
@@ -31,7 +32,14 @@ const filters = (() => {
   function isAsked(state, terms, row) {
     if (state.statuses.size && !state.statuses.has(gallery.cell("status", row))) return false;
     if (state.causes.size && !state.causes.has(gallery.cell("cause", row))) return false;
+    if (state.reasons.size && !reasonsOf(row).some((name) => state.reasons.has(name))) return false;
     return terms.every((term) => gallery.text(row).includes(term));
+  }
+
+  /* Why a row is not good enough; of one that failed nothing is said. */
+  function reasonsOf(row) {
+    const found = gallery.cell("filter_reasons", row);
+    return found && !found.length ? ["passes"] : found || [];
   }
 
   function sort(rows, by) {
@@ -80,6 +88,7 @@ const filters = (() => {
       });
     controls.statuses = [];
     controls.causes = [];
+    controls.reasons = [];
     const present = STATUSES.filter((name) => meta.statuses[name]);
     group(
       "Status",
@@ -97,6 +106,13 @@ const filters = (() => {
           meta.failures.map((cause) => [`${cause.stage}/${cause.type}`, cause.count]),
           () => "code",
         ),
+      );
+    }
+    const reasons = Object.entries(meta.reasons);
+    if (reasons.length) {
+      group(
+        "Filter",
+        toggles("reasons", reasons, (name) => (name === "passes" ? "" : "code")),
       );
     }
     controls.ranges = {};
@@ -128,7 +144,14 @@ const filters = (() => {
         type: "button",
         class: "quiet clear",
         on: {
-          click: () => change({ search: "", statuses: new Set(), causes: new Set(), ranges: {} }),
+          click: () =>
+            change({
+              search: "",
+              statuses: new Set(),
+              causes: new Set(),
+              reasons: new Set(),
+              ranges: {},
+            }),
         },
       },
       "Clear all filters",
@@ -147,7 +170,7 @@ const filters = (() => {
 
   /* Show what the state says. */
   function show(state, failing) {
-    for (const key of ["statuses", "causes"]) {
+    for (const key of SETS) {
       for (const box of controls[key]) box.checked = state[key].has(box.value);
     }
     gallery.meta.scores.forEach((name, place) => {
@@ -169,14 +192,14 @@ const filters = (() => {
 
   function isActive(state) {
     const numRanges = Object.values(state.ranges).filter(Boolean).length;
-    return Boolean(state.search || state.statuses.size || state.causes.size || numRanges);
+    return Boolean(state.search || SETS.some((key) => state[key].size) || numRanges);
   }
 
   /* The conditions one by one, each with what takes it away. */
   function conditions(state) {
     const found = [];
     if (state.search) found.push([`“${state.search}”`, { search: "" }]);
-    for (const key of ["statuses", "causes"]) {
+    for (const key of SETS) {
       for (const name of state[key]) {
         found.push([name, { [key]: new Set([...state[key]].filter((other) => other !== name)) }]);
       }

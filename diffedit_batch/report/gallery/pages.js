@@ -59,6 +59,7 @@ const pages = (() => {
                     search: "",
                     ranges: {},
                     causes: new Set([name]),
+                    reasons: new Set(),
                   }),
               },
             },
