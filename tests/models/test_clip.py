@@ -59,7 +59,7 @@ def test_a_text_that_is_too_long_is_cut(clip: Clip) -> None:
         ({"clip": "./missing"}, r"scores\.clip './missing': no such folder, and not a hub id"),
         (
             {"clip": "demo"},
-            r"scores\.clip 'demo': no such folder, and not a hub id \(owner/name\)$",
+            r"scores\.clip 'demo': no such folder, and not a hub id \(owner/name\)\.",
         ),
     ],
 )
