@@ -32,7 +32,7 @@ def read(request: EditRequest, model: str = "owner/name") -> dict[str, Any]:
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         assert np.array_equal(np.array(image), PICTURE)
-        return dict(image.info)
+        return {str(name): text for name, text in image.info.items()}
 
 
 def test_every_parameter_as_json() -> None:
