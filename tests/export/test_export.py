@@ -373,12 +373,11 @@ def test_columns_that_would_be_taken_for_pictures_are_refused(
     assert not (tmp_path / "to").exists()
 
 
-def test_memory_holds_a_shard_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_sample_is_kept_once_it_is_written(tmp_path: Path) -> None:
     """Of many rows, no more samples are alive than a row group and a window of readers hold."""
     output = write_output(
         tmp_path, [row(f"r{n}", n % 5) | {"fingerprint": f"f{n % 5}"} for n in range(300)]
     )
-    monkeypatch.setattr(shards, "SHARD_BYTES", 30_000)
     alive = []
 
     def count(num_done: int, _: int) -> None:
