@@ -172,16 +172,16 @@ class EditResult:
 
         0 to 255 stand for the 0..1 on which the threshold of this row was applied, see
         `core.mask.rescale`: with `minmax` from the smallest difference to the 99 % quantile, so
-        that the mask is what is brighter than 255 times `mask_threshold`. It says nothing of how
-        large differences are; `map_mean` and `map_max` do. Black where there was nothing to change:
-        stretched to 0..1, a flat map would show rounding.
+        that the mask, before `mask_grow`, is what is brighter than 255 times `mask_threshold`. It
+        says nothing of how large differences are; `map_mean` and `map_max` do. Black where there
+        was nothing to change: stretched to 0..1, a flat map would show rounding.
         """
         if self.difference is None or self.working_mask is None:
             return None
         edit = self.request.edit
         assert edit.mask_rule is not None, "the parameters of a request are resolved"
         scaled = torch.from_numpy(self.difference)
-        if self.working is None:
+        if self.working is None and edit.mask_grow >= 0:  # else it may have shrunk to nothing
             scaled = torch.zeros_like(scaled)
         else:
             scaled = rescale(scaled, edit.mask_rule, edit.mask_thresholding_ratio)

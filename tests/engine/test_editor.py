@@ -140,6 +140,14 @@ def test_the_soft_map_is_on_the_scale_of_the_threshold(
     assert np.array_equal(result.map, again)
 
 
+def test_a_mask_that_shrank_to_nothing_leaves_its_map(tiny: Components) -> None:
+    found, shrunk = (edit_one(tiny, request(mask_grow=by), picture()) for by in (0, -256))
+    assert (found.status, shrunk.status) == ("edited", "unchanged")
+    assert found.map is not None
+    assert shrunk.map is not None
+    assert np.array_equal(found.map, shrunk.map)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_soft_map_has_the_size_of_the_picture(tiny: Components, size: tuple[int, int]) -> None:
     soft = edit_one(tiny, request(), picture(*size)).map
