@@ -140,7 +140,7 @@ def test_a_concept_that_fails_fails_its_rows_alone_and_a_correction_helps(tmp_pa
     config = job(
         tmp_path,
         Path("demo"),
-        prompts={"id": "owner/name"},
+        prompts={"id": "demo"},
         output={"uri": str(tmp_path / "output"), "max_failed_fraction": 0.9},
     )
     prepared = prepare_job(config)
@@ -166,7 +166,7 @@ def test_prompts_that_failed_are_generated_again_when_their_rows_are_retried(
 ) -> None:
     write_manifest(tmp_path, by_concept(write_pictures(tmp_path, 1), "blank", "dog"))
     output = {"uri": str(tmp_path / "output"), "max_failed_fraction": 0.9}
-    config = job(tmp_path, Path("demo"), prompts={"id": "owner/name"}, output=output)
+    config = job(tmp_path, Path("demo"), prompts={"id": "demo"}, output=output)
     assert run_job(config).counts == {"unchanged": 1, "failed": 1}
     monkeypatch.setattr(preparation, "PromptsWorker", HealthyPromptsWorker)
     for which, counts in (("load", {}), ("prompts/DegeneratePrompts", {"unchanged": 1})):
@@ -183,7 +183,7 @@ def test_prompts_that_failed_are_generated_again_when_their_rows_are_retried(
 def test_a_pass_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     concepts = [f"thing {number}" for number in range(12)]
     write_manifest(tmp_path, by_concept(write_pictures(tmp_path, 1), *concepts))
-    config = job(tmp_path, Path("demo"), prompts={"id": "owner/name"})
+    config = job(tmp_path, Path("demo"), prompts={"id": "demo"})
     monkeypatch.setattr(preparation, "FLUSH_TEXTS", 1)
 
     def interrupt(state: RunState) -> None:
@@ -216,7 +216,7 @@ def write_prompts(config: JobConfig) -> None:
 def test_a_pass_whose_driver_was_killed_continues(tmp_path: Path) -> None:
     concepts = [f"thing {number}" for number in range(40)]
     write_manifest(tmp_path, by_concept(write_pictures(tmp_path, 1), *concepts))
-    config = job(tmp_path, Path("demo"), prompts={"id": "owner/name"})
+    config = job(tmp_path, Path("demo"), prompts={"id": "demo"})
     driver_process = multiprocessing.get_context("spawn").Process(
         target=write_prompts, args=(config,)
     )
@@ -248,4 +248,4 @@ def test_a_model_that_cannot_be_loaded_stops_the_job(
     monkeypatch.setattr(preparation, "PromptsWorker", NoPromptsWorker)
     write_manifest(tmp_path, by_concept(write_pictures(tmp_path, 1), "dog"))
     with pytest.raises(ModelError, match="cannot load model 'x'"):
-        run_job(job(tmp_path, Path("demo"), prompts={"id": "owner/name"}))
+        run_job(job(tmp_path, Path("demo"), prompts={"id": "demo"}))
