@@ -60,7 +60,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
     engine.add_argument("--edits", type=int, help="in one measurement (64; on a CPU 4)")
     baselines.add_argument("--baselines", type=_names, help="(all that the device can do)")
-    baselines.add_argument("--edits", type=int, help="in one measurement of ours (64; on a CPU 4)")
+    baselines.add_argument("--edits", type=int, help="in one measurement of ours (64; on a CPU 16)")
     for one in (engine, baselines):
         one.add_argument("--compile", type=_names, help="(off,full; on a CPU off)")
     baselines.add_argument(
@@ -118,7 +118,7 @@ def _baselines(options: argparse.Namespace) -> int:
         baselines=options.baselines or default_baselines(options.device),
         compile_modes=options.compile or (["off", "full"] if is_gpu else ["off"]),
         batch_size=options.batch_size,
-        num_edits=options.edits or (64 if is_gpu else 4),
+        num_edits=options.edits or (64 if is_gpu else 16),
         repeats=options.repeats,
     )
     return _write(report, options.output or _folder("baselines", options.model))
@@ -198,7 +198,7 @@ def everything(device: str) -> list[tuple[str, ...]]:
         where = ("--model", model, "--device", device)
         runs += [(f"{what}-{model}", what, *where) for what in ("engine", "baselines")]
         # Enough bundles for a steady state.
-        rows = ("--rows", "512") if is_gpu else ("--rows", "48", "--batch-size", "8")
+        rows = ("--rows", "512") if is_gpu else ("--rows", "96")
         job = (*where, "--compile", modes[-1], *rows)
         runs.append((f"end-to-end-{model}", "end-to-end", *job))
     for mode in modes:

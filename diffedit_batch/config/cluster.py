@@ -21,7 +21,7 @@ class EngineConfig(Section):
         None,
         ge=1,
         le=512,
-        description="network evaluations in one call; null: what fits on a GPU, 16 on a CPU",
+        description="network evaluations in one call; null: what keeps the device busy, and fits",
     )
     vae_batch_size: int | None = Field(
         None, ge=1, le=64, description="images in one call of the VAE; null: 8 on a GPU, 1 on a CPU"

@@ -98,7 +98,7 @@ class JobConfig(Section):
     @property
     def bundle_rows(self) -> int:
         """Rows handed to a worker at once, of which it holds two such bundles."""
-        # On a CPU twice a full call: with several picture sizes in flight, calls are full even so.
+        # With the two bundles of a worker, calls are full even where rows have come to their end.
         return self.engine.batch_size or (64 if self.device == "cuda" else 32)
 
     def with_compile_decided(self, num_rows: int, num_workers: int) -> "JobConfig":

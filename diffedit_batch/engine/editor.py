@@ -106,7 +106,7 @@ class DiffEditor:
         Args:
             config: the model.
             device: `cuda`, `cuda:1`, `cpu`.
-            batch_size: None: what fits on a GPU, 16 on a CPU.
+            batch_size: None: what keeps the device busy, and fits.
             vae_batch_size: None: 8 on a GPU, 1 on a CPU.
             size_multiple: see the class.
             reviewer: see the class; loaded before, as what fits is tried out beside it.

@@ -28,8 +28,10 @@ def hold(model: Components, limit: int, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(model, "predict", limited)
 
 
-def test_a_cpu_gets_the_same_call_size_always(model: Components) -> None:
-    assert find_batch_size(model) == 16
+@pytest.mark.parametrize(("resolution", "size"), [(64, 64), (128, 64), (256, 16), (512, 4)])
+def test_a_cpu_gets_calls_of_as_many_cells(model: Components, resolution: int, size: int) -> None:
+    model.resolution = resolution
+    assert find_batch_size(model) == size
 
 
 @pytest.mark.parametrize(("limit", "size"), [(100, 64), (64, 64), (63, 32), (5, 4), (1, 1)])
