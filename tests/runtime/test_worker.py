@@ -46,7 +46,7 @@ def worker(config: JobConfig) -> Worker:
     assert (
         info.load_seconds >= sum(info.start_seconds.values()) - info.start_seconds["imports"] - 1e-2
     )
-    assert (info.batch_size, info.is_compiled) == (16, False), "compile: auto, on a CPU"
+    assert (info.batch_size, info.is_compiled) == (64, False), "compile: auto, on a CPU"
     assert info.attention == ("flash_attention_for_cpu",)
     return worker
 
