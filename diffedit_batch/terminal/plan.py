@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from diffedit_batch.runtime.plan import Plan
-from diffedit_batch.runtime.selection import VERDICTS
+from diffedit_batch.terminal.summary import verdicts
 
 _LABEL = 13
 _NUM_SIZES = 6
@@ -12,8 +12,7 @@ _NUM_SIZES = 6
 
 def plan_text(plan: Plan) -> str:
     """The plan in a few lines, each with its subject in front."""
-    verdicts = ", ".join(f"{plan.selected[verdict]:,} {verdict}" for verdict in VERDICTS)
-    lines = [f"{_count(plan.num_rows, 'row')}: {verdicts}", ""]
+    lines = [verdicts(plan), ""]
     subject = ""
     for name, text in _lines(plan):
         lines.append(f"{name if name != subject else '':{_LABEL}}{text}")

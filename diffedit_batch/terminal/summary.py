@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 from diffedit_batch.redact import redact_tree
 
 if TYPE_CHECKING:
+    from diffedit_batch.runtime.plan import Plan
     from diffedit_batch.runtime.records import RunState
 
 _MAX_NAMES = 8
 
 
-def verdicts(counted: "RunState") -> str:
+def verdicts(counted: "RunState | Plan") -> str:
     """What becomes of the rows of a manifest, in one line."""
     from diffedit_batch.runtime.selection import VERDICTS
 
-    numbers = ", ".join(f"{counted.selected[verdict]} {verdict}" for verdict in VERDICTS)
-    return f"{counted.num_rows} rows: {numbers}"
+    numbers = ", ".join(f"{counted.selected[verdict]:,} {verdict}" for verdict in VERDICTS)
+    return f"{counted.num_rows:,} {'row' if counted.num_rows == 1 else 'rows'}: {numbers}"
 
 
 def summary_of(state: "RunState", output: str) -> str:
