@@ -12,7 +12,7 @@
     |- InterruptedRunError  stopped on request; resumable
     `- RowError             one row cannot be edited; it becomes a `failed` result, the others go on
 
-`exit_code` is what the command line returns for it (see the README's table).
+`exit_code` is what the command line returns for it (see `docs/running.md`).
 """
 
 from collections.abc import Sequence

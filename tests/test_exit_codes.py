@@ -1,4 +1,4 @@
-"""The exit codes of the README's table, each from a process that ends with it."""
+"""The exit codes of `docs/running.md`, each from a process that ends with it."""
 
 import os
 import signal

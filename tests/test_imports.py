@@ -1,4 +1,4 @@
-"""Who may import whom (see the README), held by reading the imports of every file."""
+"""Who may import whom (see docs/architecture.md), held by reading the imports of every file."""
 
 import ast
 import subprocess

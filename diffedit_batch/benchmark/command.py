@@ -53,7 +53,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     job = add("end-to-end", _end_to_end, "files in, files out, through Ray")
     start = add("cold-start", _cold_start, "from process to first batch, by phase")
     for one in (engine, baselines, job, start):
-        one.add_argument("--model", default="sd21-512", help="see README (sd21-512)")
+        one.add_argument("--model", default="sd21-512", help="see docs/speed.md (sd21-512)")
         one.add_argument("--device", default="cuda", help="cuda or cpu (cuda)")
     engine.add_argument(
         "--sizes", type=_numbers, help="evaluations in a call (1,2,...,128; on a CPU 1,4,16)"

@@ -69,7 +69,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The scalars of one edit, under their diffusers names; see the README for what each does.
+    """The scalars of one edit, under their diffusers names (see `configs/sd21.yaml`).
 
     Rows share draws only where their `seed` is equal. `is_reference` turns on what only the
     reference implementation does (comments beside each use).

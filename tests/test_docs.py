@@ -11,8 +11,14 @@ import diffedit_batch
 from diffedit_batch.runtime import driver
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
-PROMISES = README.partition("## What is promised")[2].partition("\n## ")[0]
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "configs" / "cluster" / "README.md",
+    *sorted(DOCS.glob("*.md")),
+    *sorted((ROOT / "diffedit_batch" / "evaluation").glob("*.md")),
+]
+PROMISES = (DOCS / "reliability.md").read_text("utf-8").partition("## What is promised")[2]
 
 
 def proofs() -> list[tuple[str, str]]:
@@ -40,7 +46,8 @@ def test_the_callback_for_weights_and_biases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_here: None
 ) -> None:
     """The snippet as it stands, with a recorder in place of wandb."""
-    [snippet] = re.findall(r"```python\n(import wandb.*?)```", README, re.DOTALL)
+    page = (DOCS / "running.md").read_text("utf-8")
+    [snippet] = re.findall(r"```python\n(import wandb.*?)```", page, re.DOTALL)
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 6)))
     config = job(tmp_path, Path("demo"), engine={"batch_size": 2})
     logged: list[dict[str, float]] = []
@@ -57,7 +64,23 @@ def test_the_callback_for_weights_and_biases(
 
 
 def test_every_file_is_named() -> None:
-    listed = README.partition("## The files")[2].partition("\n## ")[0]
+    listed = (DOCS / "architecture.md").read_text("utf-8").partition("## The files")[2]
     for path in (ROOT / "diffedit_batch").rglob("*.py"):
         if path.name != "__init__.py":
             assert re.search(rf"\b{re.escape(path.name)}\b", listed), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text("utf-8")):
+        if not link.startswith("https://"):
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """What headings of a page are called in links to them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
