@@ -7,16 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from diffedit_batch.benchmark.job import Job, write_job
 from diffedit_batch.benchmark.report import Column, Report, Table
 from diffedit_batch.benchmark.timing import Spread, free_memory, seconds_of
 from diffedit_batch.config import EditConfig, JobConfig
 from diffedit_batch.data.images import encode_png, read_picture
-from diffedit_batch.data.ledger import Ledger
-from diffedit_batch.data.storage import Storage
 from diffedit_batch.engine.editor import DiffEditor
 from diffedit_batch.engine.requests import ImageEdits
 from diffedit_batch.errors import ConfigError
@@ -28,9 +23,6 @@ from diffedit_batch.runtime.records import RunState
 from diffedit_batch.schema import EditRequest, ImageRef
 
 logger = logging.getLogger(__name__)
-
-_NUM_DROPPED = 2
-"""Bundles that a worker is given at first: they come back together, after a start in step."""
 
 _COLUMNS = (
     Column("what", ""),
@@ -44,9 +36,8 @@ _COLUMNS = (
 _PHASE_COLUMNS = (Column("phase", "phase"), Column("seconds", "seconds"))
 _NOTES = (
     "Engine alone: the same rows through `DiffEditor` in one process, pictures in memory, warm.",
-    f"Steady: rows after the first {_NUM_DROPPED} bundles, by the times at which results were"
-    " committed. Whole: from the call of the job to its end, with the start of Ray and of the"
-    " worker, its model and the end of the run.",
+    "Once loaded: from the moment at which the worker has its model to the last results. Whole:"
+    " from the call of the job to its end, with the start of Ray and of the worker, and its model.",
     "Reference loop (embedded model only): read, edit, write, one row after the other, in this"
     " process; whole: with its model.",
     "Phases: of the last run, as its record has them; read, edit and write overlap.",
@@ -149,39 +140,27 @@ def _time_engine(job: Job, device: str, repeats: int) -> Spread:
 
 def _time_job(config: JobConfig) -> dict[str, Any]:
     """One run of the job: seconds, rate, and how it went."""
-    samples: list[tuple[int, float]] = []
+    moments: list[tuple[int, int, float, float]] = []
 
-    def sample(state: RunState) -> None:
-        samples.append((state.counts.total(), time.process_time()))
+    def note(state: RunState) -> None:
+        moments.append(
+            (len(state.workers), state.counts.total(), time.perf_counter(), time.process_time())
+        )
 
     started = time.perf_counter()
-    state = run_job(config, on_progress=sample)
+    state = run_job(config, on_progress=note)
     seconds = time.perf_counter() - started
-    first, last = next(one for one in samples if one[0]), samples[-1]
-    num_between = last[0] - first[0]
+    _, _, loaded_at, worked = next(one for one in moments if one[0])
+    num_rows = state.counts.total()
+    _, _, came_at, has_worked = next(one for one in moments if one[1] == num_rows)
     return {
         "seconds": seconds,
-        "steady_edits_per_s": steady_rate(Ledger(Storage(config.output.uri))),
-        "driver_ms_per_row": 1e3 * (last[1] - first[1]) / num_between if num_between else None,
+        "seconds_loaded": came_at - loaded_at,
+        "driver_ms_per_row": 1e3 * (has_worked - worked) / num_rows,
         "counts": dict(state.counts),
         "phases": dict(state.seconds),
         "counters": state.counters.as_dict(),
     }
-
-
-def steady_rate(ledger: Ledger) -> float | None:
-    """Committed rows a second after the first bundles; None where no more came."""
-    finished = np.concatenate(
-        [
-            table["finished_at"].cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
-            for table in ledger.scan(["finished_at"])
-        ]
-    )
-    moments, num_rows = np.unique(finished, return_counts=True)
-    if len(moments) <= _NUM_DROPPED:
-        return None
-    since = moments[_NUM_DROPPED - 1]
-    return float(num_rows[_NUM_DROPPED:].sum() / (moments[-1] - since) * 1e3)
 
 
 def _time_loop(job: Job, device: str, output: Path) -> dict[str, float]:
@@ -205,7 +184,7 @@ def _time_loop(job: Job, device: str, output: Path) -> dict[str, float]:
         (output / f"{item.id}.png").write_bytes(encode_png(picture))
         (output / f"{item.id}-mask.png").write_bytes(encode_png(mask))
     ended = time.perf_counter()
-    return {"reference loop, steady": ended - loaded, "reference loop, whole": ended - started}
+    return {"reference loop, once loaded": ended - loaded, "reference loop, whole": ended - started}
 
 
 def _rows(
@@ -216,15 +195,14 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """The rows of the table, with their ratios to the engine and to the loop."""
     whole = Spread.of(run["seconds"] for run in runs)
-    steady = [run["steady_edits_per_s"] for run in runs if run["steady_edits_per_s"] is not None]
-    driver = [run["driver_ms_per_row"] for run in runs if run["driver_ms_per_row"] is not None]
+    loaded = Spread.of(run["seconds_loaded"] for run in runs)
     rows: list[dict[str, Any]] = [
         {"what": "engine alone", "seconds": engine, "edits_per_s": engine.rate(num_rows)},
         {
-            "what": "job, steady",
-            "edits_per_s": Spread.of(steady) if steady else None,
-            "driver_ms_per_row": Spread.of(driver) if driver else None,
-            "problem": None if steady else "too few rows to come after the first bundles",
+            "what": "job, once loaded",
+            "seconds": loaded,
+            "edits_per_s": loaded.rate(num_rows),
+            "driver_ms_per_row": Spread.of(run["driver_ms_per_row"] for run in runs),
         },
         {
             "what": "job, whole",
@@ -238,15 +216,12 @@ def _rows(
     for name, seconds in (loop or {}).items():
         spread = Spread.of([seconds])
         rows.append({"what": name, "seconds": spread, "edits_per_s": spread.rate(num_rows)})
-    rates = {row["what"]: row["edits_per_s"].median for row in rows if row["edits_per_s"]}
+    rates = {row["what"]: row["edits_per_s"].median for row in rows}
     for row in rows:
-        rate, kind = rates.get(row["what"]), row["what"].rpartition(" ")[2]
-        if rate is not None:
-            row["of_engine"] = rate / rates["engine alone"]
-            if loop is not None:
-                row["of_loop"] = (
-                    rate / rates[f"reference loop, {'steady' if kind == 'alone' else kind}"]
-                )
+        row["of_engine"] = rates[row["what"]] / rates["engine alone"]
+        if loop is not None:
+            part = "whole" if row["what"].endswith("whole") else "once loaded"
+            row["of_loop"] = rates[row["what"]] / rates[f"reference loop, {part}"]
     return rows
 
 
