@@ -46,7 +46,7 @@ class S3Server:
     Attributes:
         environment: variables that make botocore talk to it, without attempts of its own.
         faults: those that are to come.
-        requests: how often each method was asked for.
+        requests: how often each `METHOD /path` was asked for.
     """
 
     def __init__(self) -> None:
@@ -76,12 +76,16 @@ class S3Server:
             thread.join()
             self._server.server_close()
 
+    def count(self, request: str) -> int:
+        """How many requests there were whose `METHOD /path` begins like a regular expression."""
+        return sum(n for one, n in self.requests.items() if re.match(request, one))
+
     def _answer(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
         with self._lock:
-            self.requests[environ["REQUEST_METHOD"]] += 1
+            self.requests[request] += 1
             fault = next(
                 (f for f in self.faults if f.times and re.search(f.request, request)), None
             )

@@ -28,7 +28,7 @@ from diffedit_batch.runtime.driver import run_job
 from diffedit_batch.runtime.plan import plan_job
 from diffedit_batch.runtime.selection import Selection
 from diffedit_batch.runtime.status import read_status
-from diffedit_batch.runtime.worker import BundleResult, Group, WorkerInfo
+from diffedit_batch.runtime.worker import BundleResult, Group, Worker, WorkerInfo
 from diffedit_batch.schema import FILE_COLUMNS
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
@@ -103,11 +103,11 @@ def test_a_job_on_an_object_store_that_is_busy_at_times(
 
     storage = Storage(uri)
     before = content(storage)
-    puts = s3.requests["PUT"]
+    puts = s3.count("PUT")
     again = run_job(config)
     assert (again.num_skipped, again.counts.total()) == (12, 0)
     assert content(storage) == before
-    assert s3.requests["PUT"] == puts
+    assert s3.count("PUT") == puts
 
     rows[0]["target_prompt"] = "a white circle on grass"
     rows[1]["target_prompt"] = "die"
@@ -119,6 +119,44 @@ def test_a_job_on_an_object_store_that_is_busy_at_times(
     found = [row for row in check_output(config, 13) if row["status"] == "failed"]
     assert [row["id"] for row in found] == ["001-0"]
     assert read_status(uri)["state"] == "complete"
+
+
+def test_manifest_pictures_and_output_on_an_object_store(
+    tmp_path: Path, s3: S3Server, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real workers; every picture is read once, every file written in one request."""
+
+    environment = s3.environment
+
+    class ThereWorker(Worker):
+        def __init__(self, *args: Any) -> None:
+            os.environ.update(environment)
+            super().__init__(*args)
+
+    monkeypatch.setattr(driver, "Worker", ThereWorker)
+    names = write_pictures(tmp_path, 6)
+    manifest = write_manifest(tmp_path, edits_of(names, per_picture=2))
+    there = f"s3://{BUCKET}/{tmp_path.name}"
+    for name in names:
+        Storage(f"{there}/in").write(name, (tmp_path / name).read_bytes())
+    Storage(there).write("manifest.parquet", manifest.read_bytes())
+    config = job(
+        tmp_path,
+        tiny_model,
+        input={"manifest": f"{there}/manifest.parquet", "image_root": f"{there}/in"},
+        output={"uri": f"{there}/out"},
+        engine={"batch_size": 1},
+    )
+    s3.requests.clear()
+    assert run_job(config).counts == {"edited": 12}
+    folder = f"/{BUCKET}/{tmp_path.name}"
+    assert [s3.count(f"GET {folder}/in/{name}") for name in names] == [1] * 6
+    rows = check_output(config, 12)
+    listed = [row[name] for row in rows for name in FILE_COLUMNS]
+    assert [s3.count(f"PUT {folder}/out/{name}$") for name in listed] == [1] * 36
+    parts = [one for one in s3.requests if one.startswith(f"PUT {folder}/out/results/")]
+    assert parts
+    assert [s3.requests[one] for one in parts] == [1] * len(parts)
 
 
 def test_a_plan_asks_for_folders_of_images_not_for_images(
