@@ -5,13 +5,16 @@ DEVICE ?= cuda
 # Several processes share the cores: waiting threads must sleep, not spin.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test evaluate benchmark check format
+.PHONY: demo test chaos evaluate benchmark check format
 
 demo: .venv/installed
 	$(BIN)/diffedit-batch demo out/demo
 
 test: .venv/installed
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup -m 'not chaos'
+
+chaos: .venv/installed
+	$(BIN)/pytest -m chaos
 
 evaluate: .venv/installed
 	$(BIN)/python jobs/evaluate.py --tier ci
