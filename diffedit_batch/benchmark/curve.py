@@ -25,7 +25,7 @@ def draw_curves(curves: Mapping[str, Curve], title: str) -> bytes | None:
     if not points:
         return None
     low, high = (math.log2(f(x for x, _ in points)) for f in (min, max))
-    top = 1.1 * max(spread.high for _, spread in points)
+    step = _round_up(max(spread.high for _, spread in points) / _NUM_LINES)
     image = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     draw.text((10, 14), title, fill=_INK, font=ImageFont.load_default(16))
@@ -34,14 +34,13 @@ def draw_curves(curves: Mapping[str, Curve], title: str) -> bytes | None:
         across = (math.log2(x) - low) / max(high - low, 1e-9)
         return (
             _LEFT + across * (_WIDTH - _LEFT - _RIGHT),
-            _HEIGHT - _BOTTOM - y / top * (_HEIGHT - _TOP - _BOTTOM),
+            _HEIGHT - _BOTTOM - y / (step * _NUM_LINES) * (_HEIGHT - _TOP - _BOTTOM),
         )
 
     for number in range(_NUM_LINES + 1):
-        value = top * number / _NUM_LINES
-        y = place(2**low, value)[1]
+        y = place(2**low, step * number)[1]
         draw.line([(_LEFT, y), (_WIDTH - _RIGHT, y)], fill=_GRID)
-        draw.text((_LEFT - 10, y), shown(value), fill=_INK, font=font, anchor="rm")
+        draw.text((_LEFT - 10, y), shown(step * number), fill=_INK, font=font, anchor="rm")
     for x in sorted({x for x, _ in points}):
         draw.text(
             (place(x, 0)[0], _HEIGHT - _BOTTOM + 8), f"{x:g}", fill=_INK, font=font, anchor="mt"
@@ -58,3 +57,9 @@ def draw_curves(curves: Mapping[str, Curve], title: str) -> bytes | None:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _round_up(value: float) -> float:
+    """The next larger number that reads well on an axis."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return power * next(digits for digits in (1, 2, 2.5, 5, 10) if digits * power >= value)

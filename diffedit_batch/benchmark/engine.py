@@ -151,7 +151,7 @@ def measure_engine(
         ],
         notes=_NOTES,
         figure=draw_curves(
-            {mode: _curve(calls, mode) for mode in compile_modes},
+            {f"compile: {mode}": _curve(calls, mode) for mode in compile_modes},
             title=f"{model}: ms of a network evaluation over evaluations in a call",
         ),
     )
