@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from diffedit_batch.terminal.progress import duration
+from diffedit_batch.terminal.progress import duration, rate_of
 
 if TYPE_CHECKING:
     from diffedit_batch.runtime.records import RunState
@@ -63,7 +63,7 @@ def _headline(state: "RunState") -> RenderableType:
     line.add_row(
         ProgressBar(max(1, state.num_rows), state.num_done, width=24),
         Text(f"{state.num_done}/{state.num_rows} rows", "bold"),
-        f"{state.rows_per_s:.2f} rows/s",
+        rate_of(state),
         Text(f"{num_failed} failed", "red" if num_failed else "dim"),
         "" if state.eta_s is None else f"{duration(state.eta_s)} left",
     )

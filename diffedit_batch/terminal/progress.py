@@ -49,13 +49,18 @@ def line_of(state: "RunState") -> str:
     workers = f"workers: {state.num_workers}" if state.num_workers else "workers are starting"
     parts = [
         f"{state.num_done}/{state.num_rows} rows",
-        f"{state.rows_per_s:.2f} rows/s",
+        rate_of(state),
         f"{state.counts['failed']} failed",
         workers,
     ]
     if state.eta_s is not None:
         parts.append(f"{duration(state.eta_s)} left")
     return ", ".join(parts)
+
+
+def rate_of(state: "RunState") -> str:
+    """How fast rows come. The first take as long as all that share their network calls."""
+    return f"{state.rows_per_s:.2f} rows/s" if state.rows_per_s else "none back yet"
 
 
 def duration(seconds: float) -> str:

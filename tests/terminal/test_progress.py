@@ -73,7 +73,8 @@ def test_the_live_view_says_what_is_waited_for() -> None:
     state = RunState("run", num_rows=5, phase="prompts: 2/8")
     assert shown(state).strip() == "prompts: 2/8 ..."
     state.phase = ""
-    assert "0/5 rows" in shown(state)
+    assert "0/5 rows  none back yet  0 failed" in shown(state)
+    assert progress.line_of(state) == "0/5 rows, none back yet, 0 failed, workers are starting"
     assert "workers are starting" in shown(state)
 
 
