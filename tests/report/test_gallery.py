@@ -127,6 +127,13 @@ def test_search_filters_sort_and_their_address(page: Any, gallery: str) -> None:
     assert sorted(ids(page)) == ["lost", "lost too"]
 
 
+def test_every_view_begins_at_its_top(page: Any, gallery: str) -> None:
+    visit(page, gallery)
+    page.locator("#main").evaluate("main => (main.scrollTop = 300)")
+    page.get_by_role("button", name="Summary").click()
+    assert page.locator("#main").evaluate("main => main.scrollTop") == 0
+
+
 def test_rows_by_why_they_do_not_pass_the_filter(page: Any, gallery: str) -> None:
     visit(page, gallery)
     page.get_by_role("checkbox", name="clip_text < 0.2").check()

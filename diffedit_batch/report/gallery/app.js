@@ -55,6 +55,7 @@
     }
     if (document.activeElement !== byId("search")) byId("search").value = state.search;
     byId("sort").value = state.sort;
+    if (isNew) byId("main").scrollTop = 0;
     if (isFresh) {
       if (state.view === "edits") cards.show(found.rows, isNew);
       if (state.view === "failures")

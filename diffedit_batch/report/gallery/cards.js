@@ -29,7 +29,6 @@ const cards = (() => {
     if (isNew) {
       page = 0;
       focused = 0;
-      scroller.scrollTop = 0;
     }
     for (const [place, card] of shown) {
       if (isNew || newRows[place] !== rows[place]) {
