@@ -127,6 +127,20 @@ def test_search_filters_sort_and_their_address(page: Any, gallery: str) -> None:
     assert sorted(ids(page)) == ["lost", "lost too"]
 
 
+def test_what_was_just_typed_is_not_lost_by_a_click(page: Any, gallery: str) -> None:
+    visit(page, gallery)
+    page.locator("#search").evaluate(
+        """box => {
+          box.value = "row-11";
+          box.dispatchEvent(new Event("input"));
+          document.querySelector("[data-view=summary]").click();
+          document.querySelector("[data-view=edits]").click();
+        }"""
+    )
+    assert page.locator("#search").input_value() == "row-11"
+    assert found(page) == "111 of 1,206 edits"
+
+
 def test_every_view_begins_at_its_top(page: Any, gallery: str) -> None:
     visit(page, gallery)
     page.locator("#main").evaluate("main => (main.scrollTop = 300)")

@@ -36,7 +36,8 @@
 
   /* Change the state; what is one step for the Back button is `isStep`. */
   function change(patch, isStep = false) {
-    state = { ...state, ...patch };
+    // What was typed a moment ago counts, too.
+    state = { ...state, search: byId("search").value.trim(), ...patch };
     history[isStep ? "pushState" : "replaceState"](null, "", address.write(state));
     render(!("row" in patch));
   }
@@ -218,7 +219,7 @@
     let timer = 0;
     byId("search").addEventListener("input", () => {
       clearTimeout(timer);
-      timer = setTimeout(() => change({ search: byId("search").value.trim() }), 120);
+      timer = setTimeout(() => change({}), 120);
     });
     document.querySelector("[data-view=variants]").hidden = !meta.variants.length;
     for (const button of document.querySelectorAll("[data-view]")) {
