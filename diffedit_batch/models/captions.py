@@ -48,7 +48,8 @@ class Captioner:
         with explained(config, identity):
             files = partial(snapshot_download, identity.source, allow_patterns=SINGLE_MODEL)
             fetch(config, identity, files)
-            processor = BlipProcessor.from_pretrained(identity.source, **where)
+            # Not torchvision's where that happens to be: it rounds differently, and words change.
+            processor = BlipProcessor.from_pretrained(identity.source, backend="pil", **where)
             model = BlipForConditionalGeneration.from_pretrained(
                 identity.source,
                 dtype=DTYPES[config.dtype or ("float32" if device == "cpu" else "float16")],
