@@ -330,7 +330,7 @@ def test_failures_and_summary(page: Any, gallery: str) -> None:
     plots = page.locator("svg[role=img]")
     labels = plots.evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
     assert labels[0] == "Mask coverage: 1,203 rows, from 0.0 to 100.0 %"
-    assert "Throughput of run" in labels[5]
+    assert "Throughput of run" in labels[6]
     bar = plots.first.locator("g").nth(29)
     assert bar.locator("title").text_content() == "96.7 to 100.0 %: 40 of 40 rows"
     bar.locator(".mark").click()
