@@ -206,6 +206,7 @@ RESULT_SCHEMA = pa.schema(
         pa.field("clip_text", pa.float64()),
         pa.field("clip_direction", pa.float64()),
         pa.field("clip_image", pa.float64()),
+        pa.field("lpips", pa.float64()),
         pa.field("filter_reasons", pa.list_(pa.string())),
         pa.field("is_flagged", pa.bool_()),
         pa.field("num_truncated_prompts", pa.int64()),

@@ -1,5 +1,6 @@
 """Tiny real models for all tests: diffusers and transformers classes with few, random weights."""
 
+import math
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from s3_server import BUCKET, S3Server
+from safetensors.torch import save_file
 from transformers import (
     BertTokenizer,
     BlipConfig,
@@ -33,6 +35,7 @@ from diffedit_batch.config import ModelConfig, ScoresConfig
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.models.clip import Clip, Picture
 from diffedit_batch.models.components import Components
+from diffedit_batch.models.lpips import Lpips
 
 # Else Ray's workers yield to whatever else the machine does, and hardly run beside it.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -244,6 +247,43 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clip(tiny_clip: Path) -> Clip:
     """The tiny CLIP, loaded."""
     return Clip.load(ScoresConfig(clip=str(tiny_clip)), "cpu")
+
+
+def save_random_lpips(path: Path) -> Path:
+    """An LPIPS with random weights, in a file as the package `lpips` names and shapes them."""
+    generator = torch.Generator().manual_seed(0)
+    shift, scale = [-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]
+    weights = {
+        "scaling_layer.shift": torch.tensor(shift).view(1, 3, 1, 1),
+        "scaling_layer.scale": torch.tensor(scale).view(1, 3, 1, 1),
+    }
+    layers = {
+        "slice1.0": (64, 3, 11, 11),
+        "slice2.3": (192, 64, 5, 5),
+        "slice3.6": (384, 192, 3, 3),
+        "slice4.8": (256, 384, 3, 3),
+        "slice5.10": (256, 256, 3, 3),
+    }
+    for number, (name, shape) in enumerate(layers.items()):
+        width = (2 / math.prod(shape[1:])) ** 0.5
+        weights[f"net.{name}.weight"] = width * torch.randn(shape, generator=generator)
+        weights[f"net.{name}.bias"] = 0.1 * torch.randn(shape[0], generator=generator)
+        head = torch.rand((1, shape[0], 1, 1), generator=generator)
+        weights[f"lin{number}.model.1.weight"] = head
+    save_file(weights, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def random_lpips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File of an LPIPS with random weights."""
+    return save_random_lpips(tmp_path_factory.mktemp("lpips") / "lpips.safetensors")
+
+
+@pytest.fixture(scope="session")
+def lpips(random_lpips: Path) -> Lpips:
+    """That LPIPS, loaded."""
+    return Lpips.load(ScoresConfig(lpips=str(random_lpips)), "cpu")
 
 
 def save_tiny_safety_checker(folder: Path, flagged: Sequence[Picture] | None) -> None:

@@ -205,6 +205,17 @@ def test_thresholds_that_nothing_can_meet_are_refused(tmp_path: Path) -> None:
     )
 
 
+def test_thresholds_of_models_that_are_not_there_are_all_told(tmp_path: Path) -> None:
+    limits = {"max_lpips": 0.5, "min_clip_text": 0.3}
+    [problem] = problems_of(write(tmp_path, {**MINIMAL, "filter": limits}))
+    assert problem == (
+        "filter.min_clip_text: needs a CLIP model, see scores.clip;"
+        " filter.max_lpips: needs a file of LPIPS, see scores.lpips"
+    )
+    tree = {**MINIMAL, "filter": {"max_lpips": 0.5}, "scores": {"lpips": "a.safetensors"}}
+    assert load_config(write(tmp_path, tree)).thresholds == {"max_lpips": 0.5}
+
+
 def test_a_best_edit_known_to_clip_alone_needs_one(tmp_path: Path) -> None:
     edit = {"num_seeds": 2, "keep_best": "clip_direction"}
     [problem] = problems_of(write(tmp_path, {**MINIMAL, "edit": edit}))
@@ -357,6 +368,11 @@ def test_paths_are_absolute_and_the_embedded_model_stays_itself(
     config = JobConfig.model_validate({**MINIMAL, "input": places}).with_absolute_paths()
     assert config.input.manifest == str(tmp_path / "link.parquet"), "images lie beside the link"
     assert config.input.image_root == str(tmp_path / "images")
+    (tmp_path / "lpips.safetensors").symlink_to(tmp_path / "blobs" / "0123456789abcdef")
+    tree = {**MINIMAL, "scores": {"clip": "mine", "lpips": "lpips.safetensors"}}
+    config = JobConfig.model_validate(tree).with_absolute_paths()
+    assert config.scores.clip == str(tmp_path / "mine")
+    assert config.scores.lpips == str(tmp_path / "lpips.safetensors"), "blobs have no such ending"
     places = {"manifest": "s3://bucket/a.parquet"}
     config = JobConfig.model_validate({**MINIMAL, "input": places}).with_absolute_paths()
     assert config.input.manifest == "s3://bucket/a.parquet"

@@ -41,6 +41,7 @@ class FilterConfig(Section):
     min_clip_image: float | None = Field(
         None, ge=-1, le=1, description="null: 0.7 where there is a CLIP model"
     )
+    max_lpips: float | None = Field(None, ge=0, description="needs scores.lpips")
     min_background_psnr: float | None = Field(None, ge=0, le=100, description="dB")
     min_map_contrast: float | None = Field(None, ge=0)
     min_mask_coverage: float | None = Field(None, ge=0, le=1, description="share of the picture")
@@ -75,8 +76,13 @@ class JobConfig(Section):
         given = self.filter.model_dump(exclude_none=True)
         needing = [f"filter.{name}" for name in given if "clip" in name]
         needing += [f"edit.keep_best {self.edit.keep_best}"] if self.edit.asks_clip else []
+        problems = []
         if needing and self.scores.clip is None:
-            raise ValueError(f"{', '.join(needing)}: needs a CLIP model, see scores.clip")
+            problems.append(f"{', '.join(needing)}: needs a CLIP model, see scores.clip")
+        if self.filter.max_lpips is not None and self.scores.lpips is None:
+            problems.append("filter.max_lpips: needs a file of LPIPS, see scores.lpips")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @property
@@ -125,23 +131,28 @@ class JobConfig(Section):
             )
             raise ConfigError("config", [problem])
         given = {"manifest": self.input.manifest, "image_root": self.input.image_root}
-        # Links stay: the images of a manifest lie beside the link to it.
-        places = {
-            name: str(Path(path).expanduser().absolute())
-            for name, path in given.items()
-            if path is not None and "://" not in path
-        }
+        places = {name: _place(path) for name, path in given.items() if path is not None}
         models: dict[str, Section] = {"input": self.input.model_copy(update=places)}
         for name in ("model", "prompts", "captions"):
             section = getattr(self, name)
             # A folder that happens to be called `demo` is `./demo`.
             if section.id != EMBEDDED and Path(section.id).expanduser().is_dir():
                 models[name] = section.model_copy(update={"id": _absolute(section.id)})
+        scores = {}
         if self.scores.clip is not None and Path(self.scores.clip).expanduser().is_dir():
-            clip = _absolute(self.scores.clip)
-            models["scores"] = self.scores.model_copy(update={"clip": clip})
+            scores["clip"] = _absolute(self.scores.clip)
+        if self.scores.lpips is not None:
+            scores["lpips"] = _place(self.scores.lpips)
+        models["scores"] = self.scores.model_copy(update=scores)
         return self.model_copy(update={"output": output, **models})
 
 
 def _absolute(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().resolve())
+
+
+def _place(path: str) -> str:
+    """An absolute path in which links stay: the images of a manifest lie beside the link to it, and
+    what a link leads to may have a name that says nothing.
+    """
+    return path if "://" in path else str(Path(path).expanduser().absolute())

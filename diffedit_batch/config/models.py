@@ -78,6 +78,9 @@ class ScoresConfig(Section):
     )
     revision: str | None = Field(None, description="commit, tag or branch of a hub id")
     local_files_only: bool = Field(False, description="offline: never ask the hub")
+    lpips: str | None = Field(
+        None, description="file of LPIPS with AlexNet, .safetensors; null: no such score"
+    )
 
     @property
     def id(self) -> str:

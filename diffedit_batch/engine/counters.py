@@ -20,6 +20,7 @@ class Counters:
         prompt_generations: concepts for which prompts were generated.
         captions: images captioned.
         clip_encodes: images that CLIP looked at.
+        lpips_distances: edits that LPIPS compared with their source.
         safety_checks: images that the safety checker looked at.
     """
 
@@ -35,6 +36,7 @@ class Counters:
     prompt_generations: int = 0
     captions: int = 0
     clip_encodes: int = 0
+    lpips_distances: int = 0
     safety_checks: int = 0
 
     def __add__(self, other: "Counters") -> "Counters":

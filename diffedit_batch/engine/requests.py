@@ -61,6 +61,8 @@ class EditResult:
             it is not asked.
         clip_direction: of what changed in the picture and in the prompt; 0 where nothing did.
         clip_image: of the edited picture and the original.
+        lpips: how different LPIPS finds the edited picture and the original, 0 where it was left as
+            it is, or None where it is not asked.
         is_flagged: whether the safety checker flags the picture, or None where it is not asked.
         candidates: the seeds that were tried and what each scored, where there were several.
         num_truncated_prompts: texts of this row that the text encoder could not read to the end.
@@ -76,6 +78,7 @@ class EditResult:
     clip_text: float | None = None
     clip_direction: float | None = None
     clip_image: float | None = None
+    lpips: float | None = None
     is_flagged: bool | None = None
     candidates: tuple[Candidate, ...] = ()
     num_truncated_prompts: int = 0
@@ -137,6 +140,7 @@ class EditResult:
             "clip_text": self.clip_text,
             "clip_direction": self.clip_direction,
             "clip_image": self.clip_image,
+            "lpips": self.lpips,
             "num_truncated_prompts": self.num_truncated_prompts,
             "seconds": self.seconds,
         }

@@ -20,6 +20,7 @@ from diffedit_batch.engine.requests import EditResult
 from diffedit_batch.engine.scores import CLIP_SCORES, best_of, clip_cosines
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.clip import Clip
+from diffedit_batch.models.lpips import Lpips
 from diffedit_batch.models.safety import SafetyChecker
 from diffedit_batch.models.transfer import HostCopy
 
@@ -46,23 +47,25 @@ class _Row:
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """An edit to be looked at, and its picture as CLIP takes it (None where that is the source) and
-    as the safety checker does.
+    """An edit to be looked at; its picture as CLIP takes it and, with its source, as LPIPS does
+    (None where it is the source), and as the safety checker does.
     """
 
     result: EditResult
     source: _Source
     pixels: Tensor | None
+    pair: Tensor | None
     checked_pixels: Tensor | None
 
 
 class Reviewer:
-    """Adds to results what CLIP and the safety checker find, and of several candidates of a row
-    returns the best.
+    """Adds to results what CLIP, LPIPS and the safety checker find, and of several candidates of a
+    row returns the best.
 
     Args:
         clip: what scores edits.
         checker: what flags them.
+        lpips: what compares them with their sources.
         num_threads: that prepare pictures.
 
     Attributes:
@@ -73,10 +76,11 @@ class Reviewer:
         self,
         clip: Clip | None = None,
         checker: SafetyChecker | None = None,
+        lpips: Lpips | None = None,
         *,
         num_threads: int = 2,
     ) -> None:
-        self.clip, self._checker = clip, checker
+        self.clip, self._checker, self._lpips = clip, checker, lpips
         self.counters = Counters()
         self._threads = ThreadPoolExecutor(num_threads, "review")
         self.forget()
@@ -93,7 +97,7 @@ class Reviewer:
         """A reviewer with the configured models on a device.
 
         Args:
-            scores: which CLIP.
+            scores: which CLIP, and which LPIPS.
             checked_model: the diffusion model whose safety checker is asked; None: none is.
             device: `cuda`, `cuda:1`, `cpu`.
             num_threads: see the class.
@@ -103,11 +107,12 @@ class Reviewer:
         """
         clip = None if scores.clip is None else Clip.load(scores, device)
         checker = None if checked_model is None else SafetyChecker.load(checked_model, device)
-        return cls(clip, checker, num_threads=num_threads)
+        lpips = None if scores.lpips is None else Lpips.load(scores, device)
+        return cls(clip, checker, lpips, num_threads=num_threads)
 
     @property
     def _has_models(self) -> bool:
-        return self.clip is not None or self._checker is not None
+        return any(one is not None for one in (self.clip, self._checker, self._lpips))
 
     def forget(self) -> None:
         """Drop everything under way."""
@@ -170,12 +175,14 @@ class Reviewer:
         """What a thread can do for an edit: restore its picture, and all that takes none but it."""
         if len(row.results) > 1 and not row.keep_best.startswith("clip_"):
             getattr(result, row.keep_best)  # worked out once, and kept
-        pixels = checked_pixels = None
+        pixels = pair = checked_pixels = None
         if self.clip is not None and result.status == "edited":
             pixels = self.clip.prepare(result.image)
+        if self._lpips is not None and result.status == "edited":
+            pair = self._lpips.prepare(result.original, result.image)
         if self._checker is not None:
             checked_pixels = self._checker.prepare(result.image)
-        return _Look(result, row.source, pixels, checked_pixels)
+        return _Look(result, row.source, pixels, pair, checked_pixels)
 
     def _finish(self, result: EditResult) -> None:
         """Take a candidate of which there is no more to say."""
@@ -193,6 +200,8 @@ class Reviewer:
         try:
             if self.clip is not None:
                 found["cosines"] = self._score(looks, self.clip)
+            if self._lpips is not None:
+                found["lpips"] = self._compare(looks, self._lpips)
             if self._checker is not None:
                 pixels = [one.checked_pixels for one in looks if one.checked_pixels is not None]
                 found["is_flagged"] = self._checker.find_flagged(torch.stack(pixels))
@@ -228,12 +237,19 @@ class Reviewer:
             target_texts.append(clip.text(request.target_prompt))
         return clip_cosines(*map(torch.stack, (before, after, source_texts, target_texts)))
 
+    def _compare(self, looks: Sequence[_Look], lpips: Lpips) -> Tensor:
+        """Distances of edits from their sources, (B,); 0 where nothing was changed."""
+        pairs = [look.pair for look in looks if look.pair is not None]
+        distances = iter(lpips.distances(torch.stack(pairs)) if pairs else ())
+        self.counters.lpips_distances += len(pairs)
+        none = torch.zeros((), device=lpips.device)
+        return torch.stack([none if look.pair is None else next(distances) for look in looks])
+
     def _deliver(self, looks: list[_Look], copy: HostCopy) -> None:
         found = {name: tensor.tolist() for name, tensor in copy.wait().items()}
+        cosines = found.pop("cosines", None)
         for number, look in enumerate(looks):
-            columns: dict[str, Any] = {}
-            if "cosines" in found:
-                columns = dict(zip(CLIP_SCORES, found["cosines"][number], strict=True))
-            if "is_flagged" in found:
-                columns["is_flagged"] = found["is_flagged"][number]
+            columns: dict[str, Any] = {name: values[number] for name, values in found.items()}
+            if cosines is not None:
+                columns |= zip(CLIP_SCORES, cosines[number], strict=True)
             self._finish(look.result.with_found(**columns))

@@ -26,6 +26,13 @@ _WEIGHTS = Path(__file__).resolve().parents[1] / "demo" / "weights"
 _PARTS = ("unet", "vae", "text_encoder")
 _SAMPLE = 1 << 20
 
+SAVE_LPIPS = (
+    'Where the package lpips is installed, and may download its AlexNet: python -c "import lpips;'
+    " from safetensors.torch import save_model; save_model(lpips.LPIPS(net='alex'),"
+    " 'lpips.safetensors')\""
+)
+"""What to do without a file that `scores.lpips` can name."""
+
 
 @dataclass(frozen=True)
 class ModelIdentity:
@@ -33,7 +40,7 @@ class ModelIdentity:
 
     Attributes:
         id: as written in the config.
-        revision: hub revision, or a digest of the weights of a local folder.
+        revision: hub revision, or a digest of the weights of a local folder or file.
         source: what `from_pretrained` is given.
         is_folder: whether that is a local folder.
     """
@@ -77,6 +84,26 @@ def identify_clip(config: ScoresConfig) -> ModelIdentity:
     is embedded.
     """
     return _identify("scores", config, None, _digest_single)
+
+
+def identify_lpips(config: ScoresConfig) -> ModelIdentity:
+    """The identity of the configured file of LPIPS.
+
+    Raises:
+        ModelError: there is no such file, or it is pickled.
+    """
+    assert config.lpips is not None
+    path = Path(config.lpips).expanduser()
+    problem = None
+    if not path.is_file():
+        problem = f"no such file. {socket.gethostname()} looked for it: all nodes must see it"
+    elif path.suffix != ".safetensors":
+        problem = "not a .safetensors file; pickled weights are never loaded"
+    if problem:
+        raise ModelError(f"scores.lpips {config.lpips!r}: {problem}\n  {SAVE_LPIPS}")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ModelIdentity(config.lpips, digest[:32], str(path))
 
 
 def identify_safety_checker(config: ModelConfig) -> ModelIdentity:

@@ -18,8 +18,8 @@ from diffedit_batch.data.current import CurrentRows
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.parquet_checks import is_binary, is_string
 
-_CLIP_SCORES = ("clip_text", "clip_direction", "clip_image")
-SCORES = ("mask_coverage", "background_psnr", "map_contrast", *_CLIP_SCORES, "seconds")
+_MODEL_SCORES = ("clip_text", "clip_direction", "clip_image", "lpips")
+SCORES = ("mask_coverage", "background_psnr", "map_contrast", *_MODEL_SCORES, "seconds")
 """Columns to sort and filter by; those an output lacks are left out."""
 
 MAX_TEXT = 4_000
@@ -45,12 +45,12 @@ def read_rows(ledger: Ledger) -> pa.Table:
 
 
 def scores_of(table: pa.Table) -> list[str]:
-    """Those of `SCORES` there are; those of CLIP only where it was asked."""
+    """Those of `SCORES` there are; those of models only where these were asked."""
     return [
         name
         for name in SCORES
         if name in table.column_names
-        and (name not in _CLIP_SCORES or table[name].null_count < table.num_rows)
+        and (name not in _MODEL_SCORES or table[name].null_count < table.num_rows)
     ]
 
 

@@ -44,7 +44,7 @@ _PICTURES = ("edited_image", "mask_image")
 _MEASURES = (
     *("mask_coverage", "map_mean", "map_max", "map_contrast", "background_psnr"),
     *CLIP_SCORES,
-    "seconds",
+    *("lpips", "seconds"),
 )
 _INTEGERS = ("kept_seed", "num_truncated_prompts")
 _ADDED = (*_TEXTS, *_PICTURES, *_MEASURES, *_INTEGERS)
@@ -63,7 +63,7 @@ class DiffEditBatch:
         model: the model.
         edit: parameters of rows that do not have their own.
         seed: of rows that do not have their own.
-        scores: the CLIP model that scores edits, if there is one.
+        scores: the models that score edits, if there are any.
         device: `cuda`, for which Ray has to be asked with `num_gpus`, or `cpu`.
 
     Raises:

@@ -15,7 +15,7 @@ from diffedit_batch.config import JobConfig
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError
-from diffedit_batch.models.identity import ModelIdentity, identify_clip
+from diffedit_batch.models.identity import ModelIdentity, identify_clip, identify_lpips
 from diffedit_batch.redact import redact_tree
 from diffedit_batch.runtime.selection import VERDICTS
 from diffedit_batch.runtime.worker_state import WorkerState
@@ -212,6 +212,7 @@ def run_record(
 ) -> dict[str, Any]:
     """The content of `runs/<run_id>.json`, without secrets."""
     clip = None if config.scores.clip is None else identify_clip(config.scores)
+    lpips = None if config.scores.lpips is None else identify_lpips(config.scores)
     record = {
         **state.as_dict(),
         "outcome": outcome,
@@ -220,6 +221,7 @@ def run_record(
         "host": socket.gethostname(),
         "model": {"id": model.id, "revision": model.revision},
         "clip": clip and {"id": clip.id, "revision": clip.revision},
+        "lpips": lpips and {"id": lpips.id, "revision": lpips.revision},
         "commits": state.commits,
         "versions": {
             "python": platform.python_version(),

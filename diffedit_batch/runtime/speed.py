@@ -56,9 +56,10 @@ def _is_like(record: dict[str, Any], config: JobConfig) -> bool:
     )
 
 
-def _reviewed_by(config: dict[str, Any]) -> tuple[str | None, bool]:
-    """The CLIP model that looked at edits, and whether the safety checker did; records of earlier
-    versions know neither.
+def _reviewed_by(config: dict[str, Any]) -> tuple[str | None, bool, bool]:
+    """The CLIP model that looked at edits, whether LPIPS did, and whether the safety checker did;
+    records of earlier versions know none of them.
     """
+    scores = config.get("scores", {})
     is_checked = config.get("safety", {"policy": "off"})["policy"] != "off"
-    return config.get("scores", {"clip": None})["clip"], is_checked
+    return scores.get("clip"), scores.get("lpips") is not None, is_checked

@@ -7,7 +7,12 @@ from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.storage import Storage
 from diffedit_batch.errors import ManifestError
-from diffedit_batch.models.identity import ModelIdentity, identify_clip, identify_safety_checker
+from diffedit_batch.models.identity import (
+    ModelIdentity,
+    identify_clip,
+    identify_lpips,
+    identify_safety_checker,
+)
 from diffedit_batch.runtime.selection import Selection, Selector
 from diffedit_batch.runtime.wanted import Wanted, find_wanted, open_generated
 
@@ -31,7 +36,7 @@ class Survey:
     Raises:
         ManifestError: the manifest cannot be used as a whole, or not beside these results.
         ConfigError: the condition of the selection is none.
-        ModelError: there is no such CLIP model, or no safety checker.
+        ModelError: there is no such CLIP model, no file of LPIPS, or no safety checker.
     """
 
     def __init__(
@@ -47,6 +52,8 @@ class Survey:
         # What cannot be had is said before anything starts.
         if config.scores.clip is not None:
             identify_clip(config.scores)
+        if config.scores.lpips is not None:
+            identify_lpips(config.scores)
         if config.checked_model is not None:
             identify_safety_checker(config.checked_model)
         self.generated = open_generated(config, storage, run_id, check_lease)

@@ -551,6 +551,7 @@ def test_fingerprint_changes_with_the_config(folder: Path, sections: dict[str, A
         {"model": {"id": "demo", "enable_attention_slicing": True, "local_files_only": True}},
         {"input": {"max_pixels": 1, "max_bytes": 9}},
         {"scores": {"clip": "a/b"}, "filter": {"min_clip_text": 0.1, "max_mask_coverage": 0.1}},
+        {"scores": {"lpips": "a.safetensors"}, "filter": {"max_lpips": 0.1}},
         {"edit": {"preset": "tuned", "mask_rule": "minmax"}},
     ],
     ids=str,

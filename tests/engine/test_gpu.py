@@ -14,6 +14,7 @@ from diffedit_batch.demo import scenes
 from diffedit_batch.engine.editor import DiffEditor
 from diffedit_batch.engine.requests import EditResult, ImageEdits
 from diffedit_batch.models.clip import Clip
+from diffedit_batch.models.lpips import Lpips
 from diffedit_batch.models.safety import SafetyChecker
 from diffedit_batch.schema import EditRequest
 
@@ -72,19 +73,25 @@ def test_a_call_that_fits_is_found_and_larger_ones_are_not_tried() -> None:
 
 
 def test_scores_and_flags_on_a_gpu_are_those_of_the_cpu(
-    tiny_clip: Path, tiny_model: Path, tmp_path: Path
+    tiny_clip: Path, random_lpips: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     shown = [picture(40 + i, 60, seed=i) for i in range(20)]
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     save_tiny_safety_checker(folder, shown[3:5])
-    scores, model = ScoresConfig(clip=str(tiny_clip)), ModelConfig(id=str(folder))
-    vectors, texts, flagged = [], [], []
+    scores = ScoresConfig(clip=str(tiny_clip), lpips=str(random_lpips))
+    model = ModelConfig(id=str(folder))
+    vectors, texts, flagged, distances = [], [], [], []
     for device in ("cpu", "cuda"):
         clip, checker = Clip.load(scores, device), SafetyChecker.load(model, device)
         vectors.append(clip.encode(torch.stack([clip.prepare(one) for one in shown])).cpu())
         texts.append(clip.text(("a red circle on grass",)).cpu())
+        lpips = Lpips.load(scores, device)
+        pairs = [lpips.prepare(shown[0], one) for one in shown]
+        distances.append(lpips.distances(torch.stack(pairs)).cpu())
         prepared = torch.stack([checker.prepare(one) for one in shown])
         flagged.append(checker.find_flagged(prepared).tolist())
     assert torch.allclose(vectors[0], vectors[1], atol=1e-4)
     assert torch.allclose(texts[0], texts[1], atol=1e-4)
+    assert torch.allclose(distances[0], distances[1], rtol=0.01)
+    assert distances[0][0] == distances[1][0] == 0, "of a picture and itself"
     assert flagged[0] == flagged[1] == [number in (3, 4) for number in range(20)]

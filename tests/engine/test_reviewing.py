@@ -20,6 +20,7 @@ from diffedit_batch.engine.reviewing import Reviewer
 from diffedit_batch.engine.scores import clip_cosines
 from diffedit_batch.models.clip import Clip
 from diffedit_batch.models.components import Components
+from diffedit_batch.models.lpips import Lpips
 
 NAMES = ("clip_text", "clip_direction", "clip_image")
 
@@ -165,7 +166,7 @@ def test_what_was_restored_is_not_restored_again() -> None:
 
 
 def test_flagged_are_those_the_checker_flags_unchanged_ones_too(
-    tiny: Components, clip: Clip, tiny_model: Path, tmp_path: Path
+    tiny: Components, clip: Clip, lpips: Lpips, tiny_model: Path, tmp_path: Path
 ) -> None:
     edits = [*groups(), ImageEdits(picture(seed=9), [request(9, SOURCE)])]
     plain = DiffEditor(tiny).edit(edits)
@@ -181,7 +182,52 @@ def test_flagged_are_those_the_checker_flags_unchanged_ones_too(
     assert flagged == [1, 4, 6]
     assert editor.counters.safety_checks == 7
     assert {result.is_flagged for result in plain} == {None}
-    both = Reviewer(clip, reviewer._checker)
-    again = DiffEditor(tiny, reviewer=both).edit(edits)
+    everything = Reviewer(clip, reviewer._checker, lpips)
+    again = DiffEditor(tiny, reviewer=everything).edit(edits)
     assert [number for number, result in enumerate(again) if result.is_flagged] == [1, 4, 6]
     assert all(result.clip_text is not None for result in again)
+    assert [number for number, result in enumerate(again) if not result.lpips] == [6]
+
+
+def test_distances_are_those_of_lpips_and_0_where_nothing_was_changed(
+    tiny: Components, lpips: Lpips
+) -> None:
+    edits = [*groups(), ImageEdits(picture(seed=9), [request(8, SOURCE), request(9)])]
+    editor = DiffEditor(tiny, reviewer=Reviewer(lpips=lpips))
+    results = editor.edit(edits)
+    assert [result.status for result in results] == [*["edited"] * 6, "unchanged", "edited"]
+    for result in results:
+        pair = lpips.prepare(result.original, result.image)
+        expected = float(lpips.distances(pair[None]))
+        assert result.lpips == result.measured()["lpips"] == pytest.approx(expected, rel=1e-5)
+        assert (result.lpips == 0) == (result.status == "unchanged")
+        assert scores(result) == [None] * 3
+    assert editor.counters.lpips_distances == 7
+    assert {result.lpips for result in DiffEditor(tiny).edit(edits)} == {None}
+
+
+def test_where_nothing_was_changed_lpips_is_not_asked(tiny: Components, lpips: Lpips) -> None:
+    editor = DiffEditor(tiny, reviewer=Reviewer(lpips=lpips))
+    [result] = editor.edit([ImageEdits(picture(), [request(0, SOURCE)])])
+    assert (result.status, result.lpips) == ("unchanged", 0)
+    assert editor.counters.lpips_distances == 0
+
+
+def test_out_of_memory_of_lpips_halves_the_batch_too(
+    tiny: Components, clip: Clip, lpips: Lpips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distances = lpips.distances
+
+    def limited(pairs: torch.Tensor) -> torch.Tensor:
+        if len(pairs) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return distances(pairs)
+
+    expected = DiffEditor(tiny, reviewer=Reviewer(clip, lpips=lpips)).edit(groups())
+    monkeypatch.setattr(lpips, "distances", limited)
+    editor = DiffEditor(tiny, reviewer=Reviewer(clip, lpips=lpips))
+    for result, other in zip(editor.edit(groups()), expected, strict=True):
+        assert result.lpips == pytest.approx(other.lpips, rel=1e-4)
+        assert scores(result) == pytest.approx(scores(other), abs=1e-4)
+    assert editor.counters.batch_halvings > 0
+    assert editor.counters.lpips_distances == 6

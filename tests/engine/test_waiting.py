@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from diffedit_batch.config import EditConfig, ModelConfig
 from diffedit_batch.engine.editor import DiffEditor
 from diffedit_batch.engine.requests import EditResult, ImageEdits
+from diffedit_batch.engine.reviewing import Reviewer
 from diffedit_batch.models.components import Components
+from diffedit_batch.models.lpips import Lpips
 from diffedit_batch.schema import EditRequest
 
 WAITING = {
@@ -67,9 +69,13 @@ def finish(editor: DiffEditor) -> list[EditResult]:
     return results
 
 
-def test_no_step_needs_values_on_the_host(tiny: Components, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("is_compared", [False, True])
+def test_no_step_needs_values_on_the_host(
+    tiny: Components, lpips: Lpips, monkeypatch: Any, is_compared: bool
+) -> None:
     monkeypatch.setattr(torch, "quantile", quantile)
-    editor = DiffEditor(tiny, batch_size=16)
+    reviewer = Reviewer(lpips=lpips) if is_compared else None
+    editor = DiffEditor(tiny, batch_size=16, reviewer=reviewer)
     submit_all(editor)
     results = editor.step()  # admits, which encodes texts
     with NoWaiting():  # type: ignore[no-untyped-call]

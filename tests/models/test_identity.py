@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffedit_batch.config import ModelConfig
+from diffedit_batch.config import ModelConfig, ScoresConfig
 from diffedit_batch.errors import ModelError
-from diffedit_batch.models.identity import identify
+from diffedit_batch.models.identity import identify, identify_lpips
 
 
 def test_the_embedded_model_has_a_short_name() -> None:
@@ -77,3 +77,17 @@ def test_pickled_weights_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     torch.save({}, folder / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(ModelError, match="pickled weights are never loaded"):
         identify(ModelConfig(id=str(folder)))
+
+
+def test_a_file_of_lpips_is_named_by_its_content_not_its_place(
+    random_lpips: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(random_lpips, copy)
+    before = identify_lpips(ScoresConfig(lpips=str(random_lpips)))
+    assert before.id == str(random_lpips)
+    assert identify_lpips(ScoresConfig(lpips=str(copy))).revision == before.revision
+    data = bytearray(copy.read_bytes())
+    data[len(data) // 3] ^= 1
+    copy.write_bytes(data)
+    assert identify_lpips(ScoresConfig(lpips=str(copy))).revision != before.revision

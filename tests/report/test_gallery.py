@@ -45,6 +45,7 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> str:
             mask_coverage=number / 1200,
             background_psnr=20 + number / 60,
             clip_text=number / 4800,
+            lpips=number / 2400,
             filter_reasons=["clip_text < 0.2"] if number < 960 else [],
             finished_at=STARTED + timedelta(seconds=number),
             **nothing,
@@ -159,8 +160,15 @@ def test_rows_by_why_they_do_not_pass_the_filter(page: Any, gallery: str) -> Non
     page.goto("about:blank")
     visit(page, address)
     assert found(page) == "4 of 1,206 edits"
+    page.locator("#sort").select_option("-lpips")
+    page.get_by_label("Distance to source from, LPIPS").fill("0.3985")
+    page.get_by_label("Distance to source from, LPIPS").press("Enter")
+    assert ids(page) == ["row-959", "row-958", "row-957"]
+    page.get_by_label("Distance to source from, LPIPS").fill("")
+    page.get_by_label("Distance to source from, LPIPS").press("Enter")
     page.get_by_role("button", name="Open row-956, edited").click()
     detail = page.locator("#detail")
+    assert "Distance to source\n0.398\u202fLPIPS" in detail.locator(".scores").inner_text()
     assert "CLIP text fit\n0.199" in detail.locator(".scores").inner_text()
     reasons = detail.locator("tr", has_text="filter_reasons").locator("td")
     assert reasons.text_content() == "clip_text < 0.2"
@@ -343,7 +351,7 @@ def test_failures_and_summary(page: Any, gallery: str) -> None:
     plots = page.locator("svg[role=img]")
     labels = plots.evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
     assert labels[0] == "Mask coverage: 1,203 rows, from 0.0 to 100.0 %"
-    assert "Throughput of run" in labels[5]
+    assert "Throughput of run" in labels[6]
     bar = plots.first.locator("g").nth(29)
     assert bar.locator("title").text_content() == "96.7 to 100.0 %: 40 of 40 rows"
     bar.locator(".mark").click()

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,12 @@ from diffedit_batch.runtime.driver import run_job
 from diffedit_batch.runtime.filtering import filter_reasons
 from diffedit_batch.runtime.status import read_status
 
-THRESHOLDS = {"min_clip_text": 0.2, "min_mask_coverage": 0.01, "max_mask_coverage": 0.5}
+THRESHOLDS = {
+    "min_clip_text": 0.2,
+    "min_mask_coverage": 0.01,
+    "max_mask_coverage": 0.5,
+    "max_lpips": 0.6,
+}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +32,8 @@ THRESHOLDS = {"min_clip_text": 0.2, "min_mask_coverage": 0.01, "max_mask_coverag
         ),
         ({"clip_text": None, "mask_coverage": 0.0}, ["mask_coverage < 0.01"]),
         ({}, []),
+        ({"lpips": 0.6}, []),
+        ({"lpips": 0.601}, ["lpips > 0.6"]),
         ({"status": "failed", "clip_text": 0.0}, None),
         ({"status": "unchanged", "mask_coverage": 0.0}, ["mask_coverage < 0.01"]),
     ],
@@ -59,25 +67,29 @@ def test_what_does_not_pass_is_counted_and_kept(
 
 @pytest.mark.ray
 def test_thresholds_fill_a_column_and_redo_nothing(
-    ray_here: None, tmp_path: Path, tiny_model: Path, tiny_clip: Path
+    ray_here: None, tmp_path: Path, tiny_model: Path, tiny_clip: Path, random_lpips: Path
 ) -> None:
     rows = edits_of(write_pictures(tmp_path, 3))
     write_manifest(tmp_path, [*rows, {**rows[0], "id": "lost", "image": "nowhere.png"}])
-    scores = {"clip": str(tiny_clip)}
+    scores = {"clip": str(tiny_clip), "lpips": str(random_lpips)}
     # Coverage and likeness to the source are never above 1.
     limits = {"min_clip_text": 1.0, "min_clip_direction": -1.0, "min_clip_image": -1.0}
+    limits["max_lpips"] = 1000.0
     config = job(
         tmp_path, tiny_model, scores=scores, filter=limits, output={"max_failed_fraction": 0.5}
     )
     state = run_job(config)
     assert state.counts == {"edited": 3, "failed": 1}
     assert (state.num_filtered, state.filter_reasons) == (3, {"clip_text < 1": 3})
-    assert state.counters.clip_encodes == 6
+    assert (state.counters.clip_encodes, state.counters.lpips_distances) == (6, 3)
+    assert all((row["lpips"] is None) == (row["id"] == "lost") for row in results(tmp_path))
     by_id = {row["id"]: row["filter_reasons"] for row in results(tmp_path)}
     assert by_id == {**{row["id"]: ["clip_text < 1"] for row in rows}, "lost": None}
     record = json.loads((tmp_path / "output" / "runs" / f"{state.run_id}.json").read_text())
     assert (record["num_filtered"], record["filter_reasons"]) == (3, {"clip_text < 1": 3})
     assert record["clip"]["id"] == str(tiny_clip)
+    digest = hashlib.sha256(random_lpips.read_bytes()).hexdigest()[:32]
+    assert record["lpips"] == {"id": str(random_lpips), "revision": digest}
     other = config.model_copy(
         update={"filter": config.filter.model_copy(update={"min_clip_text": -1.0})}
     )
@@ -115,4 +127,6 @@ def test_a_policy_without_a_safety_checker_exits_2_before_anything_starts(
         assert "has none (no safety_checker/config.json); set safety.policy: off" in message
         assert cli.main([command, str(path), "--set=scores.clip=./nowhere"]) == 2
         assert "scores.clip './nowhere': no such folder" in capsys.readouterr().err
+        assert cli.main([command, str(path), "--set=scores.lpips=./alexnet.pth"]) == 2
+        assert "/alexnet.pth': no such file" in capsys.readouterr().err
     assert not (tmp_path / "output").exists()

@@ -249,6 +249,7 @@ def test_only_runs_like_the_planned_one_tell_its_speed(tmp_path: Path, timed: Jo
     model = like.model.model_copy(update={"resolution": 256})
     cluster = like.cluster.model_copy(update={"gpus_per_worker": 0.0})
     scores = like.scores.model_copy(update={"clip": "owner/clip"})
+    compared = like.scores.model_copy(update={"lpips": "lpips.safetensors"})
     safety = like.safety.model_copy(update={"policy": "keep"})
     others: dict[str, dict[str, Any]] = {
         "3": {"config": like.model_copy(update={"model": model}).model_dump()},
@@ -256,6 +257,7 @@ def test_only_runs_like_the_planned_one_tell_its_speed(tmp_path: Path, timed: Jo
         "5": {"outcome": "interrupted"},
         "7": {"config": like.model_copy(update={"scores": scores}).model_dump()},
         "8": {"config": like.model_copy(update={"safety": safety}).model_dump()},
+        "9": {"config": like.model_copy(update={"scores": compared}).model_dump()},
         "6": {"counters": {"unet_evals": 0}},
     }
     for name, changes in others.items():

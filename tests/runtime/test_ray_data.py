@@ -21,6 +21,7 @@ from PIL import Image
 from diffedit_batch import DiffEditBatch, DiffEditor, EditConfig, EditRequest, ImageEdits
 from diffedit_batch.config import ModelConfig, ScoresConfig
 from diffedit_batch.errors import ManifestError
+from diffedit_batch.models.lpips import Lpips
 
 QUICK = EditConfig(num_inference_steps=5, num_maps_per_mask=2)
 
@@ -98,10 +99,11 @@ def test_rows_have_parameters_seeds_and_masks_of_their_own(step: DiffEditBatch) 
     assert (opened(result["mask_image"][0]) > 0).sum() != mask.sum()
 
 
-def test_the_best_of_several_seeds_by_clip(
-    step: DiffEditBatch, tiny_model: Path, tiny_clip: Path
+def test_the_best_of_several_seeds_by_clip_and_its_distance_by_lpips(
+    step: DiffEditBatch, tiny_model: Path, tiny_clip: Path, random_lpips: Path, lpips: Lpips
 ) -> None:
-    model, scores = ModelConfig(id=str(tiny_model)), ScoresConfig(clip=str(tiny_clip))
+    model = ModelConfig(id=str(tiny_model))
+    scores = ScoresConfig(clip=str(tiny_clip), lpips=str(random_lpips))
     scored = DiffEditBatch(model, QUICK, scores=scores, device="cpu")
     batch = {
         "image": objects(pixels()),
@@ -115,7 +117,10 @@ def test_the_best_of_several_seeds_by_clip(
     for name in ("clip_text", "clip_direction", "clip_image"):
         assert result[name] == pytest.approx(again[name], abs=1e-4)
     assert result["clip_text"][0] >= scored(batch)["clip_text"][0] - 1e-4
-    assert np.isnan(step(batch)["clip_text"][0]), "where it is not asked"
+    pair = lpips.prepare(pixels(), opened(result["edited_image"][0]))
+    assert result["lpips"] == pytest.approx(lpips.distances(pair[None]).tolist(), rel=1e-5)
+    for name in ("clip_text", "lpips"):
+        assert np.isnan(step(batch)[name][0]), "where it is not asked"
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def run_ids(folder: Path) -> dict[str, str]:
 
 OTHERS = (
     *("mask_grow", "num_seeds", "keep_best", "kept_seed", "candidates"),
-    *("clip_text", "clip_direction", "clip_image", "filter_reasons", "is_flagged"),
+    *("clip_text", "clip_direction", "clip_image", "lpips", "filter_reasons", "is_flagged"),
 )
 """Columns that came later too, and are null there."""
 

@@ -16,6 +16,7 @@ from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.errors import ModelError, StorageError
 from diffedit_batch.models.clip import Clip
+from diffedit_batch.models.lpips import Lpips
 from diffedit_batch.models.network import Network
 from diffedit_batch.runtime.worker import BundleResult, Group, Worker
 from diffedit_batch.schema import ImageRef
@@ -148,6 +149,24 @@ def test_scores_of_clip_are_those_of_the_files(
         direction = torch.nn.functional.cosine_similarity(edited - source, change, dim=0)
         assert row["clip_direction"] == pytest.approx(float(direction), abs=1e-3)
     assert result.counters.clip_encodes == 3 + 6
+
+
+def test_distances_of_lpips_are_those_of_the_files(
+    config: JobConfig, tmp_path: Path, random_lpips: Path, lpips: Lpips
+) -> None:
+    scores = config.scores.model_copy(update={"lpips": str(random_lpips)})
+    worker = Worker(config.model_copy(update={"scores": scores}), num_threads=1)
+    worker.load()
+    result = worker.edit(groups_of(config))
+    images = {row["id"]: row["image"] for row in edits_of(["000.png", "001.png", "002.png"], 2)}
+    assert len(result.rows) == 6
+    for row in result.rows:
+        source = picture(tmp_path, images[row["id"]])
+        pair = lpips.prepare(source, picture(tmp_path / "output", row["edited_file_name"]))
+        assert row["lpips"] == pytest.approx(float(lpips.distances(pair[None])), rel=1e-5)
+        assert row["lpips"] > 0
+        assert row["clip_image"] is None
+    assert result.counters.lpips_distances == 6
 
 
 def test_of_several_seeds_a_row_keeps_the_best(

@@ -8,6 +8,7 @@ const SCORES = {
   clip_text: { label: "CLIP text fit", unit: "cosine", scale: 1, digits: 3 },
   clip_direction: { label: "CLIP direction", unit: "cosine", scale: 1, digits: 3 },
   clip_image: { label: "CLIP likeness to source", unit: "cosine", scale: 1, digits: 3 },
+  lpips: { label: "Distance to source", unit: "LPIPS", scale: 1, digits: 3 },
   seconds: { label: "Duration", unit: "s", scale: 1, digits: 2 },
 };
 const STATUSES = ["edited", "unchanged", "failed"];
