@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from itertools import chain
 
@@ -20,13 +20,8 @@ from diffedit_batch.data.finalize import finalize, remove_replaced
 from diffedit_batch.data.lease import Lease, free_epoch, hold_lease
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.row import ManifestRow
-from diffedit_batch.data.storage import PROBE, Storage
-from diffedit_batch.errors import (
-    DiffEditError,
-    InterruptedRunError,
-    LeaseLostError,
-    StorageError,
-)
+from diffedit_batch.data.storage import Storage
+from diffedit_batch.errors import InterruptedRunError, LeaseLostError, StorageError
 from diffedit_batch.models.identity import ModelIdentity, identify
 from diffedit_batch.runtime.edit_pass import EditPass
 from diffedit_batch.runtime.records import RunState, run_record
@@ -99,8 +94,8 @@ class _Run:
                 self._survey.generated.merge()  # what a killed pass left
             wanted = self._survey.find_wanted()
             if wanted:
-                with self._session(wanted.sections) as stop:
-                    self._generate(wanted, stop)
+                with self._session(wanted.sections) as (config, stop):
+                    self._generate(config, wanted, stop)
         self._state.failures.update(self._survey.generated.failures())
         return self._state
 
@@ -211,52 +206,31 @@ class _Run:
             else:
                 yield row
 
-    @contextmanager
-    def _session(self, models: Sequence[str]) -> Iterator[threading.Event]:
-        """Ray, an output that was seen to be writable, and models known to exist as far as that
-        can be told from here; the event is set on a request to stop.
-        """
-        from diffedit_batch.models.hub import pin
-        from diffedit_batch.runtime.session import (
-            logs_folder,
-            ray_address,
-            ray_session,
-            stop_on_signal,
-        )
+    def _session(
+        self, models: Sequence[str]
+    ) -> AbstractContextManager[tuple[JobConfig, threading.Event]]:
+        """Ray, for as long as workers are needed; see `worker_session`."""
+        from diffedit_batch.runtime.session import worker_session
 
         self._begin("starting Ray")
-        # What cannot be written or loaded must not cost a cluster's start to be found out.
-        self._storage.write(PROBE, b"")
-        try:
-            is_here = ray_address(self._config.cluster) == "local"
-            self._pinned, self._state.commits = pin(self._config, models, is_here=is_here)
-            with ray_session(self._config), stop_on_signal() as stop:
-                self._state.logs = logs_folder()
-                yield stop
-        except DiffEditError as error:
-            if self._state.logs and not isinstance(error, InterruptedRunError):
-                error.add_note(f"log files of the workers: {self._state.logs}, on every node")
-            raise
-        finally:
-            if not self._lease.is_lost:  # else it is another run's by now
-                self._storage.remove([PROBE])
+        return worker_session(self._config, models, self._storage, self._lease, self._state)
 
     def _work(self, wanted: Wanted, rows: Iterator[ManifestRow]) -> None:
         """Generate what is wanted, then edit."""
         scores = ("scores",) if self._config.scores.clip is not None else ()
-        with self._session(("model", *scores, *wanted.sections)) as stop:
+        with self._session(("model", *scores, *wanted.sections)) as (config, stop):
             if wanted:
-                self._generate(wanted, stop)
+                self._generate(config, wanted, stop)
             first = next(rows, None)
             if first is not None:
-                self._edits.run(self._pinned, chain([first], rows), stop, self._on_progress)
+                self._edits.run(config, chain([first], rows), stop, self._on_progress)
         left = self._state.num_left
         if stop.is_set() and left:
             force = self._selection.force
             how = "the same command" if force is None else f"the same command with --force={force}"
             raise InterruptedRunError(f"stopped on request with {left} rows to go; {how} continues")
 
-    def _generate(self, wanted: Wanted, stop: threading.Event) -> None:
+    def _generate(self, config: JobConfig, wanted: Wanted, stop: threading.Event) -> None:
         from diffedit_batch.runtime.preparation import generate
 
         started = time.perf_counter()
@@ -264,7 +238,7 @@ class _Run:
         def show(name: str, num_done: int, num_wanted: int) -> None:
             self._begin(f"{name}: {num_done}/{num_wanted}")
 
-        self._state.counters += generate(self._pinned, wanted, self._survey.generated, stop, show)
+        self._state.counters += generate(config, wanted, self._survey.generated, stop, show)
         self._state.seconds["generate"] = time.perf_counter() - started
 
     def _check_failures(self) -> None:
