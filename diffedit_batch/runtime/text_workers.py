@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.generated import Key, Text
 from diffedit_batch.data.images import read_picture
+from diffedit_batch.data.text_files import Key, Text
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError
 from diffedit_batch.runtime.device import prepare_device
