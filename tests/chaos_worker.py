@@ -14,7 +14,8 @@ import numpy as np
 from diffedit_batch.config import JobConfig, ModelConfig
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.engine.requests import EditResult, ImageEdits
-from diffedit_batch.runtime.worker import Worker, WorkerInfo
+from diffedit_batch.runtime.messages import WorkerInfo
+from diffedit_batch.runtime.worker import Worker
 from diffedit_batch.schema import EditRequest
 
 SECONDS_A_ROW = 0.02

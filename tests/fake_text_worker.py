@@ -5,12 +5,12 @@ import time
 from collections.abc import Sequence
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.generated import Text
+from diffedit_batch.data.text_files import Text
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import ModelError, RowError
+from diffedit_batch.runtime.messages import WorkerInfo
 from diffedit_batch.runtime.text_workers import TextResult
 from diffedit_batch.runtime.wanted import TextRequest
-from diffedit_batch.runtime.worker import WorkerInfo
 
 
 class FakePromptsWorker:

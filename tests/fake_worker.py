@@ -14,8 +14,8 @@ from diffedit_batch.config import JobConfig
 from diffedit_batch.data.storage import Storage, file_names
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import ModelError, RowError
+from diffedit_batch.runtime.messages import BundleResult, Group, WorkerInfo
 from diffedit_batch.runtime.records import error_columns
-from diffedit_batch.runtime.worker import BundleResult, Group, WorkerInfo
 from diffedit_batch.schema import FILE_COLUMNS
 
 

@@ -26,7 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     "errors": {"redact"},
     "redact": set(),
     "terminal": {"runtime"} | EVERYBODY,
-    "cli": {"runtime", "demo", "report", "export", "flags", "terminal"} | EVERYBODY,
+    "cli": {"commands", "flags", "terminal"} | EVERYBODY,
+    "commands": {"runtime", "demo", "report", "export", "flags", "terminal"} | EVERYBODY,
     "flags": {"runtime"} | EVERYBODY,
     "benchmark": {"runtime", "engine", "models", "core", "data", "demo", "evaluation", "cli"}
     | EVERYBODY,
@@ -44,6 +45,7 @@ LIBRARIES = {
     "skimage": {"evaluation"},
 }
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+MODULES = {f"diffedit_batch.{path.stem}" for path in PACKAGE.iterdir()}
 
 
 def imported(path: Path) -> set[str]:
@@ -54,6 +56,8 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names.add(node.module or "")
+            if node.module == "diffedit_batch":
+                names |= {f"diffedit_batch.{alias.name}" for alias in node.names} & MODULES
     return names
 
 

@@ -18,9 +18,9 @@ from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import ClusterError, ConfigError, RowError
 from diffedit_batch.runtime.backlog import Backlog
 from diffedit_batch.runtime.fan_out import fan_out
+from diffedit_batch.runtime.messages import BundleResult, Group, WorkerInfo
 from diffedit_batch.runtime.pool import Done, WorkerPool
 from diffedit_batch.runtime.session import ray_session
-from diffedit_batch.runtime.worker import BundleResult, Group, WorkerInfo
 from diffedit_batch.schema import EditRequest
 
 logger = logging.getLogger(__name__)

@@ -1,102 +1,18 @@
 """Texts that a model wrote, kept beside the results for people to read and correct.
 
-`prompts.parquet` has one row per concept, `captions.parquet` one per image. A row says which
-generator wrote its text, and has a digest of the text as it was written: where the two no longer
-agree, or there is no digest, a person has corrected or added it, and what the person wrote holds
-whatever the generator. New texts are parts under `_diffedit/` until a pass ends, so that a killed
-one continues.
+What a person wrote (`text_files` tells it apart) holds whatever the generator. New texts are parts
+under `_diffedit/` until a pass ends, so that a killed one continues.
 """
 
-import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from diffedit_batch.config import fingerprint
-from diffedit_batch.data.parquet import open_parquet
 from diffedit_batch.data.storage import Storage
-from diffedit_batch.errors import ManifestError, RowError
-
-Key = tuple[str, ...]
-"""What a text is about: `(concept,)`, or `(image, image_key)` as the manifest knows them."""
-
-_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """One text, or several whose embeddings are averaged.
-
-    Attributes:
-        key: what it is about.
-        texts: what was written.
-        content_key: of the pixels it describes; empty for prompts.
-        generator: what wrote it, empty where a person did.
-        digest: of the texts as they were generated, empty where a person wrote them.
-    """
-
-    key: Key
-    texts: tuple[str, ...]
-    content_key: str = ""
-    generator: str = ""
-    digest: str = ""
-
-    @property
-    def is_corrected(self) -> bool:
-        """Whether a person wrote it."""
-        return self.digest != fingerprint(self.texts)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Which texts a table holds.
-
-    Attributes:
-        name: of its file, and of the stage at which it fails.
-        keys: columns that say what a text is about.
-        column: the column of the text.
-        schema: of the file.
-    """
-
-    name: str
-    keys: tuple[str, ...]
-    column: str
-    schema: pa.Schema
-
-
-PROMPTS = Kind(
-    "prompts",
-    ("concept",),
-    "prompts",
-    pa.schema(
-        [
-            ("concept", pa.string()),
-            ("prompts", pa.list_(pa.string())),
-            ("generator", pa.string()),
-            ("digest", pa.string()),
-        ]
-    ),
-)
-CAPTIONS = Kind(
-    "captions",
-    ("image", "image_key"),
-    "caption",
-    pa.schema(
-        [
-            ("image", pa.string()),
-            ("image_key", pa.string()),
-            ("caption", pa.string()),
-            ("content_key", pa.string()),
-            ("generator", pa.string()),
-            ("digest", pa.string()),
-        ]
-    ),
-)
+from diffedit_batch.data.text_files import Key, Kind, Text, encode_texts, read_texts
+from diffedit_batch.errors import RowError
 
 
 class TextTable:
@@ -206,7 +122,7 @@ class TextTable:
         texts: dict[Key, Text] = {}
         parts = self._storage.names(self._folder, ".parquet")
         for path in (self.file, *(f"{self._folder}/{part}" for part in parts)):
-            for text in self._read(path):
+            for text in read_texts(self._storage, path, self.kind):
                 known = texts.get(text.key)
                 if known is None or not known.is_corrected or text.is_corrected:
                     texts[text.key] = text
@@ -218,62 +134,9 @@ class TextTable:
         return {t.content_key: t for t in self._texts.values() if t.content_key and t.is_corrected}
 
     def _write(self, path: str, texts: Iterable[Text]) -> None:
-        rows = [
-            {
-                **dict(zip(self.kind.keys, text.key, strict=True)),
-                self.kind.column: text.texts if self.kind is PROMPTS else text.texts[0],
-                "content_key": text.content_key,
-                "generator": text.generator,
-                "digest": text.digest,
-            }
-            for text in texts
-        ]
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema=self.kind.schema), buffer)
+        data = encode_texts(texts, self.kind)
         self._check_lease()
-        self._storage.write(path, buffer.getvalue())
-
-    def _read(self, path: str) -> Iterator[Text]:
-        """The texts of a file, which people may have written. Raises ManifestError."""
-        if not self._storage.exists(path):
-            return
-        full = self._storage.full(path)
-        needed = {*self.kind.keys, self.kind.column}
-        try:
-            with open_parquet(io.BytesIO(self._storage.read(path))) as parquet:
-                columns = set(self.kind.schema.names).intersection(parquet.schema.names)
-                table = parquet.read(sorted(columns))
-        except ManifestError as error:
-            raise ManifestError(full, error.problems) from None
-        except (pa.ArrowException, OSError) as error:
-            raise ManifestError(full, [f"is broken: {error}"]) from None
-        if missing := needed - columns:
-            raise ManifestError(full, [f"column {name!r} is missing" for name in sorted(missing)])
-        problems = []
-        for number, row in enumerate(table.to_pylist()):
-            key = tuple(row[name] for name in self.kind.keys)
-            cell = row[self.kind.column]
-            texts = tuple(cell) if isinstance(cell, list) else (cell,)
-            if not all(isinstance(value, str) for value in key):
-                problems.append(f"row {number}: {' and '.join(self.kind.keys)} must be text")
-            elif not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-                problems.append(
-                    f"row {number} ({key[0]!r}): {self.kind.column} must not be empty; write a text"
-                    " or remove the row, to have it generated again"
-                )
-            else:
-                yield Text(key, texts, *_optional(row))
-        if problems:
-            more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-            raise ManifestError(full, problems[:_SHOWN] + more)
-
-
-def _optional(row: dict[str, Any]) -> tuple[str, str, str]:
-    """Content key, generator and digest of a row; empty where a person left them out."""
-    content_key, generator, digest = (
-        str(row.get(name) or "") for name in ("content_key", "generator", "digest")
-    )
-    return content_key, generator, digest
+        self._storage.write(path, data)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from diffedit_batch.config import EditConfig
 from diffedit_batch.data.columns import CONCEPT_COLUMNS
-from diffedit_batch.data.generated import Key, TextTable
+from diffedit_batch.data.generated import TextTable
+from diffedit_batch.data.text_files import Key
 from diffedit_batch.errors import RowError
 from diffedit_batch.redact import redact
 from diffedit_batch.schema import EditRequest, ImageRef

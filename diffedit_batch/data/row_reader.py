@@ -19,9 +19,10 @@ from diffedit_batch.config import (
 )
 from diffedit_batch.data.cells import read_edit, read_integer, read_side, read_texts
 from diffedit_batch.data.columns import CONCEPT_COLUMNS, SIDES, TEXT_COLUMNS
-from diffedit_batch.data.generated import Generated, Key, TextTable
+from diffedit_batch.data.generated import Generated, TextTable
 from diffedit_batch.data.lookup import ImageFiles
 from diffedit_batch.data.row import FoundImage, ManifestRow, Reading, Texts
+from diffedit_batch.data.text_files import Key
 from diffedit_batch.errors import RowError
 from diffedit_batch.schema import ImageRef
 

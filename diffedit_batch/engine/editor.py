@@ -7,12 +7,14 @@
 
 Rows that edit one picture share its encoding, their inversions and the source half of their masks.
 A row that tries several seeds is as many rows until the best of them is handed out.
+
+Here is the order in which things happen to rows; what happens is in `preparing`, `starting`,
+`batcher`, `rows` and `reviewing`.
 """
 
 import dataclasses
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
 
@@ -25,32 +27,16 @@ from diffedit_batch.core.diffedit import invert
 from diffedit_batch.engine.batcher import Batcher, Finished, Scope
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.engine.micro_batches import MicroBatches
-from diffedit_batch.engine.pixels import to_bytes
 from diffedit_batch.engine.preparing import PreparedEdits, prepare
 from diffedit_batch.engine.requests import EditResult, ImageEdits
 from diffedit_batch.engine.reviewing import Reviewer
+from diffedit_batch.engine.rows import LeavingRow, Row
 from diffedit_batch.engine.starting import start_row
 from diffedit_batch.engine.texts import count_truncated
 from diffedit_batch.engine.warm_up import compile_network, find_batch_size
-from diffedit_batch.errors import RowError
 from diffedit_batch.models.components import Components
 from diffedit_batch.models.loading import timed
-from diffedit_batch.models.transfer import HostCopy, to_device
-from diffedit_batch.schema import EditRequest
-
-
-@dataclass(eq=False)
-class _Row:
-    request: EditRequest
-    prepared: PreparedEdits
-    started: float
-    num_truncated_prompts: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class _Leaving:
-    row: _Row
-    copy: HostCopy
+from diffedit_batch.models.transfer import to_device
 
 
 class DiffEditor:
@@ -136,9 +122,9 @@ class DiffEditor:
 
     def _forget_rows(self) -> None:
         self._batcher = Batcher(self.components.predict, self.batch_size, self._counters)
-        self._pictures: MicroBatches[list[_Row]] = MicroBatches(self._vae_batch_size)
-        self._edited: MicroBatches[tuple[_Row, Edit, Tensor]] = MicroBatches(self._vae_batch_size)
-        self._leaving: list[_Leaving] = []
+        self._pictures: MicroBatches[list[Row]] = MicroBatches(self._vae_batch_size)
+        self._edited: MicroBatches[tuple[Row, Edit, Tensor]] = MicroBatches(self._vae_batch_size)
+        self._leaving: list[LeavingRow] = []
         self._reviewer.forget()
         self._num_active = 0
         if self._precise is not None:
@@ -191,7 +177,7 @@ class DiffEditor:
         self._reviewer.expect(prepared)
         started = time.perf_counter()
         candidates = chain.from_iterable(prepared.candidates.values())
-        rows = [_Row(candidate, prepared, started) for candidate in candidates]
+        rows = [Row(candidate, prepared, started) for candidate in candidates]
         self._pictures.add(prepared.picture.shape, rows)
 
     def step(self) -> list[EditResult]:
@@ -205,7 +191,7 @@ class DiffEditor:
         leaving, self._leaving = self._leaving, []
         for one in leaving:
             # Waited for only when the device has nothing else to do.
-            if one.copy.is_here or self._batcher.is_idle:
+            if one.is_here or self._batcher.is_idle:
                 self._deliver(one)
             else:
                 self._leaving.append(one)
@@ -218,7 +204,7 @@ class DiffEditor:
         self._num_active -= len(results)
         return results
 
-    def _encode(self, pictures: list[list[_Row]]) -> None:
+    def _encode(self, pictures: list[list[Row]]) -> None:
         """Encode pictures of one size and start their rows."""
         prepared = [rows[0].prepared for rows in pictures]
         device = self.components.device
@@ -257,7 +243,7 @@ class DiffEditor:
 
     def _conclude(self, finished: Finished) -> None:
         """Take an act that ended to the VAE, or where it has nothing to decode, home."""
-        row: _Row = finished.token
+        row: Row = finished.token
         if finished.error is not None:
             self._retry_or_fail(row, finished.error)
             return
@@ -267,7 +253,7 @@ class DiffEditor:
         else:
             self._edited.add(edit.latents.shape, (row, edit, edit.latents))
 
-    def _decode(self, edited: list[tuple[_Row, Edit, Tensor]]) -> None:
+    def _decode(self, edited: list[tuple[Row, Edit, Tensor]]) -> None:
         """Decode latents of one size."""
         try:
             images = self.components.decode(torch.stack([latents for _, _, latents in edited]))
@@ -282,35 +268,19 @@ class DiffEditor:
         for (row, edit, _), image in zip(edited, images, strict=True):
             self._leave(row, edit, image)
 
-    def _leave(self, row: _Row, edit: Edit, image: Tensor | None) -> None:
+    def _leave(self, row: Row, edit: Edit, image: Tensor | None) -> None:
         """Send to the host what the result of a row is made of."""
-        tensors = {"mask": edit.mask.pixel}
-        if edit.difference is not None:
-            tensors["difference"] = edit.difference
-        if image is not None:
-            tensors["is_finite"] = image.isfinite().all()
-            tensors["working"] = to_bytes(image)
-        self._leaving.append(_Leaving(row, HostCopy(tensors)))
+        self._leaving.append(LeavingRow(row, edit, image))
 
-    def _deliver(self, one: _Leaving) -> None:
-        tensors = {name: tensor.numpy() for name, tensor in one.copy.wait().items()}
-        row = one.row
-        if not tensors.get("is_finite", True):
-            self._retry_or_fail(row, FloatingPointError("the edited picture is not finite"))
-            return
-        self._reviewer.add(
-            EditResult(
-                request=row.request,
-                original=row.prepared.edits.picture,
-                working=tensors.get("working"),
-                working_mask=tensors["mask"],
-                difference=tensors.get("difference"),
-                num_truncated_prompts=row.num_truncated_prompts,
-                seconds=time.perf_counter() - row.started,
-            )
-        )
+    def _deliver(self, one: LeavingRow) -> None:
+        try:
+            result = one.result()
+        except FloatingPointError as error:
+            self._retry_or_fail(one.row, error)
+        else:
+            self._reviewer.add(result)
 
-    def _retry_or_fail(self, row: _Row, error: Exception) -> None:
+    def _retry_or_fail(self, row: Row, error: Exception) -> None:
         """Start a row again in full precision, where that may help."""
         if isinstance(error, FloatingPointError) and self.components.can_be_more_precise:
             try:
@@ -335,14 +305,5 @@ class DiffEditor:
             )
         return self._precise
 
-    def _fail(self, row: _Row, error: Exception) -> None:
-        kinds = {ValueError: "InvalidParameter", FloatingPointError: "NonFiniteResult"}
-        kind = kinds.get(type(error), "OutOfMemory")
-        self._reviewer.add(
-            EditResult(
-                request=row.request,
-                original=row.prepared.edits.picture,
-                error=RowError("edit", kind, " ".join(str(error).split())),
-                seconds=time.perf_counter() - row.started,
-            )
-        )
+    def _fail(self, row: Row, error: Exception) -> None:
+        self._reviewer.add(row.failed(error))

@@ -1,6 +1,5 @@
 """The gallery of an output: a folder of static pages that needs neither server nor network."""
 
-import io
 import json
 import os
 import shutil
@@ -16,15 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
-from PIL import Image
 
 from diffedit_batch import __version__
 from diffedit_batch.data.columns import VARIANT_COLUMNS
-from diffedit_batch.data.images import read_picture
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.storage import Storage
-from diffedit_batch.errors import ConfigError, RowError
+from diffedit_batch.errors import ConfigError
 from diffedit_batch.report.pictures import Pictures
+from diffedit_batch.report.row_pictures import PICTURED, add_pictures
 from diffedit_batch.report.rows import (
     SCORES,
     count_reasons,
@@ -35,8 +33,8 @@ from diffedit_batch.report.rows import (
     script,
     variants,
 )
-from diffedit_batch.report.sources import Source, Sources, read_records
-from diffedit_batch.schema import EDIT_PARAMETERS, FILE_COLUMNS, RESULT_SCHEMA
+from diffedit_batch.report.sources import Sources, read_records
+from diffedit_batch.schema import EDIT_PARAMETERS, RESULT_SCHEMA
 
 _PAGE = Path(__file__).parent / "gallery"
 _INDEX_ROWS, _DETAIL_ROWS = 5_000, 200
@@ -49,11 +47,6 @@ _INDEXED = (
     *("width", "height", "run_id"),
 )
 _REASONS = "filter_reasons"
-_PICTURED = (
-    *("id", "image", "run_id"),
-    *FILE_COLUMNS,
-    *("edited_sha256", "mask_sha256", "map_sha256"),
-)
 _MESSAGE = 300
 """Characters of an error on a card."""
 _NUM_THREADS = min(32, 2 * (os.cpu_count() or 1))
@@ -105,14 +98,14 @@ def build_report(
     pictures = Pictures(folder / "pictures")
     data = folder / "data" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     data.mkdir(parents=True)
-    show = partial(_show, storage, Sources(storage, records, image_root), pictures)
+    show = partial(add_pictures, storage, Sources(storage, records, image_root), pictures)
     missing: Counter[str] = Counter()
     pool = ThreadPoolExecutor(_NUM_THREADS)
     try:
         for number, start in enumerate(range(0, table.num_rows, _INDEX_ROWS)):
             rows = table.slice(start, _INDEX_ROWS)
             shown = []
-            for columns, why in pool.map(show, rows.select(_PICTURED).to_pylist()):
+            for columns, why in pool.map(show, rows.select(PICTURED).to_pylist()):
                 shown.append(columns)
                 missing.update(why)
                 on_progress(start + len(shown), table.num_rows)
@@ -148,51 +141,6 @@ def find_folder(output_uri: str, folder: Path | None) -> Path:
         problem = f"{folder} holds something that is no gallery; name another folder with --to"
         raise ConfigError("report", [problem])
     return folder
-
-
-def _show(
-    storage: Storage, sources: Sources, pictures: Pictures, row: dict[str, Any]
-) -> tuple[dict[str, str], list[str]]:
-    """Have the pictures of a row; returns what they are called, or why there is none, and which
-    are missing.
-    """
-    names = ("source", "source_note", "edited", "mask", "map", "note")
-    columns, missing = dict.fromkeys(names, ""), []
-    try:
-        source = sources.find(row["id"], row["image"], row["run_id"])
-        columns["source"] = pictures.add("photo", source.key, partial(_read_source, source))
-    except RowError as error:
-        columns["source_note"] = str(error)
-        missing.append(f"source: {error.kind}")
-    for kind, name, mode in (
-        ("photo", "edited", "RGB"),
-        ("mask", "mask", "L"),
-        ("map", "map", "L"),
-    ):
-        file = row[f"{name}_file_name"]
-        if not file:
-            continue
-        try:
-            read = partial(_read_result, storage, file, mode)
-            columns[name] = pictures.add(kind, row[f"{name}_sha256"], read)
-        except RowError as error:
-            columns["note"] = str(error)
-            missing.append(f"{name}: {error.kind}")
-    return columns, missing
-
-
-def _read_source(source: Source) -> Image.Image:
-    picture = read_picture(source.ref, max_bytes=source.max_bytes, max_pixels=source.max_pixels)
-    return Image.fromarray(picture)
-
-
-def _read_result(storage: Storage, file: str, mode: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(storage.read(file)), formats=["PNG"]).convert(mode)
-    except FileNotFoundError:
-        raise RowError("load", "FileGone", f"{file} is no longer in the output") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RowError("load", "FileBroken", f"{file}: {error}") from None
 
 
 def _write_index(path: Path, number: int, rows: pa.Table, shown: list[dict[str, str]]) -> None:

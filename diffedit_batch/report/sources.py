@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.generated import CAPTIONS, PROMPTS, Generated, TextTable
+from diffedit_batch.data.generated import Generated, TextTable
 from diffedit_batch.data.ledger import read_json
 from diffedit_batch.data.locate import find_manifest, image_root
 from diffedit_batch.data.lookup import ImageFiles
@@ -15,6 +15,7 @@ from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.parquet import open_parquet
 from diffedit_batch.data.parquet_checks import is_string
 from diffedit_batch.data.storage import Storage
+from diffedit_batch.data.text_files import CAPTIONS, PROMPTS
 from diffedit_batch.errors import DiffEditError, RowError
 from diffedit_batch.schema import ImageRef
 

@@ -6,7 +6,7 @@ import ray
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.runtime.backlog import Bundle
-from diffedit_batch.runtime.worker import WorkerInfo
+from diffedit_batch.runtime.messages import WorkerInfo
 
 BUNDLES_IN_FLIGHT = 2
 """Per worker: while one is finished, the other keeps network calls full."""

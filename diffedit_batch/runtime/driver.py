@@ -7,45 +7,32 @@ continues.
 """
 
 import json
-import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.finalize import finalize, remove_replaced
 from diffedit_batch.data.lease import Lease, free_epoch, hold_lease
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.row import ManifestRow
-from diffedit_batch.data.storage import PROBE, Storage
-from diffedit_batch.errors import (
-    DiffEditError,
-    InterruptedRunError,
-    LeaseLostError,
-    RowError,
-    StorageError,
-)
+from diffedit_batch.data.storage import Storage
+from diffedit_batch.errors import InterruptedRunError, LeaseLostError, StorageError
 from diffedit_batch.models.identity import ModelIdentity, identify
-from diffedit_batch.runtime.backlog import Backlog
-from diffedit_batch.runtime.records import RunState, error_columns, run_record
+from diffedit_batch.runtime.edit_pass import EditPass
+from diffedit_batch.runtime.records import RunState, run_record
 from diffedit_batch.runtime.results import Results, check_failures
 from diffedit_batch.runtime.selection import UNDONE, Selection
 from diffedit_batch.runtime.survey import Survey
 from diffedit_batch.runtime.wanted import Wanted
 from diffedit_batch.runtime.worker import Worker
-from diffedit_batch.schema import EditRequest
 
 # What imports Ray is imported where workers are started: most runs of a schedule have nothing to
 # do, and end before that.
-if TYPE_CHECKING:
-    from diffedit_batch.runtime.pool import Done
-
-_COMMIT_ROWS = 256
 
 
 def run_job(
@@ -97,7 +84,6 @@ class _Run:
         self._model: ModelIdentity = identify(config.model)
         self._storage = Storage(config.output.uri)
         self._lease: Lease
-        self._in_flight: dict[str, ManifestRow] = {}
 
     def prepare(self) -> RunState:
         self._begin("reading the manifest")
@@ -108,8 +94,8 @@ class _Run:
                 self._survey.generated.merge()  # what a killed pass left
             wanted = self._survey.find_wanted()
             if wanted:
-                with self._session(wanted.sections) as stop:
-                    self._generate(wanted, stop)
+                with self._session(wanted.sections) as (config, stop):
+                    self._generate(config, wanted, stop)
         self._state.failures.update(self._survey.generated.failures())
         return self._state
 
@@ -119,7 +105,7 @@ class _Run:
         wanted, rows = self._look()
         is_done = not wanted and rows is None and not self._survey.selector.num_to_prune()
         if is_done and self._storage.exists("_SUCCESS"):
-            self._check_failures(final=True)
+            self._check_failures()
             return self._state
         with self._hold():
             # What was read is still true, unless somebody wrote meanwhile.
@@ -127,7 +113,7 @@ class _Run:
                 wanted, rows = self._look()
             if self._survey.manifest.may_lack_texts:
                 self._survey.generated.merge()  # what a killed pass left
-            return self._execute(wanted, self._rows_to_edit(rows or iter(())))
+            return self._execute(wanted, self._edits.rows_to_edit(rows or iter(())))
 
     def _execute(self, wanted: Wanted, todo: Iterator[ManifestRow]) -> RunState:
         state = self._state
@@ -140,7 +126,7 @@ class _Run:
             self._results.commit()
             num_to_prune = self._survey.selector.num_to_prune()
             if not state.counts and not num_to_prune and self._storage.exists("_SUCCESS"):
-                self._check_failures(final=True)
+                self._check_failures()
                 return state
             if num_to_prune:
                 self._results.remove_success()
@@ -148,7 +134,7 @@ class _Run:
                 self._ledger, self._survey.selector.asked, prune=self._selection.prune
             )
             state.selected["pruned"] = balance.num_pruned
-            self._check_failures(final=True)
+            self._check_failures()
             if self._survey.selector.is_whole:
                 self._results.write_success(balance)
             outcome = "finished"
@@ -179,6 +165,7 @@ class _Run:
         with hold_lease(self._storage, self._state.run_id) as self._lease:
             self._ledger = Ledger(self._storage, self._lease)
             self._results = Results(self._ledger, self._model, self._state, self._config.thresholds)
+            self._edits = EditPass(self._results, self._state, Worker)
             self._storage.remove_temporary()
             yield
 
@@ -219,64 +206,31 @@ class _Run:
             else:
                 yield row
 
-    def _rows_to_edit(self, rows: Iterator[ManifestRow]) -> Iterator[ManifestRow]:
-        """Rows that need an editor; those refused are committed."""
-        for row in rows:
-            if row.request is None:
-                assert row.error is not None
-                self._results.add([(row, error_columns(row.error))], attempts=0)
-                if self._results.num_waiting >= _COMMIT_ROWS:
-                    self._results.commit()
-            else:
-                self._in_flight[row.id] = row
-                yield row
-
-    @contextmanager
-    def _session(self, models: Sequence[str]) -> Iterator[threading.Event]:
-        """Ray, an output that was seen to be writable, and models known to exist as far as that
-        can be told from here; the event is set on a request to stop.
-        """
-        from diffedit_batch.models.hub import pin
-        from diffedit_batch.runtime.session import (
-            logs_folder,
-            ray_address,
-            ray_session,
-            stop_on_signal,
-        )
+    def _session(
+        self, models: Sequence[str]
+    ) -> AbstractContextManager[tuple[JobConfig, threading.Event]]:
+        """Ray, for as long as workers are needed; see `worker_session`."""
+        from diffedit_batch.runtime.session import worker_session
 
         self._begin("starting Ray")
-        # What cannot be written or loaded must not cost a cluster's start to be found out.
-        self._storage.write(PROBE, b"")
-        try:
-            is_here = ray_address(self._config.cluster) == "local"
-            self._pinned, self._state.commits = pin(self._config, models, is_here=is_here)
-            with ray_session(self._config), stop_on_signal() as stop:
-                self._state.logs = logs_folder()
-                yield stop
-        except DiffEditError as error:
-            if self._state.logs and not isinstance(error, InterruptedRunError):
-                error.add_note(f"log files of the workers: {self._state.logs}, on every node")
-            raise
-        finally:
-            if not self._lease.is_lost:  # else it is another run's by now
-                self._storage.remove([PROBE])
+        return worker_session(self._config, models, self._storage, self._lease, self._state)
 
     def _work(self, wanted: Wanted, rows: Iterator[ManifestRow]) -> None:
         """Generate what is wanted, then edit."""
         scores = ("scores",) if self._config.scores.clip is not None else ()
-        with self._session(("model", *scores, *wanted.sections)) as stop:
+        with self._session(("model", *scores, *wanted.sections)) as (config, stop):
             if wanted:
-                self._generate(wanted, stop)
+                self._generate(config, wanted, stop)
             first = next(rows, None)
             if first is not None:
-                self._edit(chain([first], rows), stop)
+                self._edits.run(config, chain([first], rows), stop, self._on_progress)
         left = self._state.num_left
         if stop.is_set() and left:
             force = self._selection.force
             how = "the same command" if force is None else f"the same command with --force={force}"
             raise InterruptedRunError(f"stopped on request with {left} rows to go; {how} continues")
 
-    def _generate(self, wanted: Wanted, stop: threading.Event) -> None:
+    def _generate(self, config: JobConfig, wanted: Wanted, stop: threading.Event) -> None:
         from diffedit_batch.runtime.preparation import generate
 
         started = time.perf_counter()
@@ -284,53 +238,8 @@ class _Run:
         def show(name: str, num_done: int, num_wanted: int) -> None:
             self._begin(f"{name}: {num_done}/{num_wanted}")
 
-        self._state.counters += generate(self._pinned, wanted, self._survey.generated, stop, show)
+        self._state.counters += generate(config, wanted, self._survey.generated, stop, show)
         self._state.seconds["generate"] = time.perf_counter() - started
 
-    def _edit(self, rows: Iterator[ManifestRow], stop: threading.Event) -> None:
-        from diffedit_batch.runtime.fan_out import fan_out
-        from diffedit_batch.runtime.metrics import RunMetrics
-        from diffedit_batch.runtime.places import count_wanted
-        from diffedit_batch.runtime.pool import WorkerPool
-
-        num_rows = self._state.num_left
-        num_bundles = math.ceil(num_rows / self._config.bundle_rows)
-        num_workers = count_wanted(self._config.cluster, num_bundles)
-        config = self._pinned.with_compile_decided(num_rows, num_workers)
-        pool = WorkerPool(config, Worker, "edit")
-        requests = ((row.group, row.request) for row in rows)
-        backlog = Backlog(requests, self._config.bundle_rows, pool.num_workers)
-        metrics = RunMetrics(self._state.run_id)
-
-        def show() -> None:
-            self._state.see(pool.infos, pool.ready, pool.lost)
-            metrics.show(self._state)
-            self._check_failures(final=False)
-            self._on_progress(self._state)
-
-        self._begin("")
-        try:
-            fan_out(backlog, pool, stop, take=self._take, give_up=self._give_up, on_wait=show)
-        finally:
-            self._state.see(pool.infos, pool.ready, pool.lost)
-            pool.close()
-
-    def _take(self, event: "Done") -> None:
-        result = event.result
-        rows = [(self._in_flight.pop(columns["id"]), columns) for columns in result.rows]
-        self._state.deliver(event.worker, result)
-        if rows:
-            causes = event.bundle.causes
-            self._results.add(rows, attempts=len(causes) + 1, attempt_errors=causes)
-            self._results.commit()
-
-    def _give_up(self, request: EditRequest, error: RowError, causes: tuple[str, ...]) -> None:
-        """Fail a row that killed too many workers."""
-        row = self._in_flight.pop(request.id)
-        self._results.add(
-            [(row, error_columns(error))], attempts=len(causes), attempt_errors=causes
-        )
-        self._results.commit()
-
-    def _check_failures(self, *, final: bool) -> None:
-        check_failures(self._state, self._config.output.max_failed_fraction, final=final)
+    def _check_failures(self) -> None:
+        check_failures(self._state, self._config.output.max_failed_fraction, final=True)

@@ -11,9 +11,9 @@ from diffedit_batch.config import JobConfig
 from diffedit_batch.errors import ClusterError, DiffEditError, ModelError
 from diffedit_batch.runtime.actor import BUNDLES_IN_FLIGHT, WorkerActor
 from diffedit_batch.runtime.backlog import Bundle
+from diffedit_batch.runtime.messages import WorkerInfo
 from diffedit_batch.runtime.places import count_threads, count_wanted, describe_request
 from diffedit_batch.runtime.session import describe_death, is_node_loss
-from diffedit_batch.runtime.worker import WorkerInfo
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.columns import VARIANT_COLUMNS, resolve_columns
-from diffedit_batch.data.generated import CAPTIONS, PROMPTS
 from diffedit_batch.data.lease import hold_lease
 from diffedit_batch.data.locate import find_manifest
 from diffedit_batch.data.storage import Storage
+from diffedit_batch.data.text_files import CAPTIONS, PROMPTS
 from diffedit_batch.errors import ConfigError
 from diffedit_batch.runtime.sample import Sample, sample_rows
 from diffedit_batch.runtime.selection import Selection

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,12 +17,10 @@ from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError
 from diffedit_batch.models.identity import ModelIdentity, identify_clip, identify_lpips
 from diffedit_batch.redact import redact_tree
+from diffedit_batch.runtime.messages import BundleResult, WorkerInfo
 from diffedit_batch.runtime.selection import VERDICTS
 from diffedit_batch.runtime.worker_state import WorkerState
 from diffedit_batch.schema import FILE_COLUMNS, RESULT_SCHEMA, STATUSES
-
-if TYPE_CHECKING:
-    from diffedit_batch.runtime.worker import BundleResult, WorkerInfo
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "ray", "pyarrow", "pillow")
 _NEVER_NULL = (
@@ -126,8 +124,8 @@ class RunState:
 
     def see(
         self,
-        workers: Sequence["WorkerInfo"],
-        ready: Sequence["WorkerInfo"],
+        workers: Sequence[WorkerInfo],
+        ready: Sequence[WorkerInfo],
         lost: Sequence[tuple[str, str]],
     ) -> None:
         """Take over which workers there were, which of them are ready, and which were lost."""
@@ -136,7 +134,7 @@ class RunState:
             worker.is_ready = worker.info in ready
         self.num_workers, self.lost_workers = len(ready), list(lost)
 
-    def deliver(self, worker: "WorkerInfo", result: "BundleResult") -> None:
+    def deliver(self, worker: WorkerInfo, result: BundleResult) -> None:
         """Count the work behind a bundle; its rows are counted where they are committed."""
         self.counters += result.counters
         for phase, seconds in result.seconds.items():

@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -15,13 +15,56 @@ from ray._private import ray_constants
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
 from diffedit_batch.config import ClusterConfig, JobConfig
-from diffedit_batch.errors import ClusterError, DiffEditError
+from diffedit_batch.data.lease import Lease
+from diffedit_batch.data.storage import PROBE, Storage
+from diffedit_batch.errors import ClusterError, DiffEditError, InterruptedRunError
+from diffedit_batch.models.hub import pin
+from diffedit_batch.runtime.records import RunState
 
 logger = logging.getLogger(__name__)
 
 _TOKEN_HINT = (
     "if it was started with RAY_AUTH_MODE=token, set that and its token (RAY_AUTH_TOKEN) here too"
 )
+
+
+@contextmanager
+def worker_session(
+    config: JobConfig, models: Sequence[str], storage: Storage, lease: Lease, state: RunState
+) -> Iterator[tuple[JobConfig, threading.Event]]:
+    """Ray, an output that was seen to be writable, and models known to exist as far as that can be
+    told from here.
+
+    Args:
+        config: the job.
+        models: sections of its models that are loaded.
+        storage: its output.
+        lease: of this run on the output.
+        state: is told the commits of the models, and where log files are.
+
+    Yields:
+        The job with its models pinned to these commits, and an event that is set on a request to
+        stop.
+
+    Raises:
+        DiffEditError: the output cannot be written, there is no such model, Ray cannot be had; what
+            is raised inside is given a note on where log files are.
+    """
+    # What cannot be written or loaded must not cost a cluster's start to be found out.
+    storage.write(PROBE, b"")
+    try:
+        is_here = ray_address(config.cluster) == "local"
+        pinned, state.commits = pin(config, models, is_here=is_here)
+        with ray_session(config), stop_on_signal() as stop:
+            state.logs = logs_folder()
+            yield pinned, stop
+    except DiffEditError as error:
+        if state.logs and not isinstance(error, InterruptedRunError):
+            error.add_note(f"log files of the workers: {state.logs}, on every node")
+        raise
+    finally:
+        if not lease.is_lost:  # else it is another run's by now
+            storage.remove([PROBE])
 
 
 @contextmanager

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.generated import Key, Text
 from diffedit_batch.data.images import read_picture
+from diffedit_batch.data.text_files import Key, Text
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError
+from diffedit_batch.runtime.device import prepare_device
+from diffedit_batch.runtime.messages import WorkerInfo
 from diffedit_batch.runtime.wanted import TextRequest
-from diffedit_batch.runtime.worker import WorkerInfo, prepare_device
 
 if TYPE_CHECKING:
     # The driver imports this module too and has no use for torch, which takes seconds to import.

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from diffedit_batch.config import JobConfig, fingerprint
-from diffedit_batch.data.generated import CAPTIONS, PROMPTS, Generated, Key, TextTable
+from diffedit_batch.data.generated import Generated, TextTable
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.data.storage import Storage
+from diffedit_batch.data.text_files import CAPTIONS, PROMPTS, Key
 from diffedit_batch.models.identity import ModelIdentity, identify_captioner, identify_prompt_writer
 from diffedit_batch.schema import ImageRef
 

@@ -5,9 +5,7 @@ ahead and write finished ones behind, so that the network never waits for a disk
 calls may run at once and share network calls.
 """
 
-import hashlib
 import logging
-import os
 import queue
 import socket
 import threading
@@ -19,14 +17,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.images import blur, encode_png, read_mask, read_picture
-from diffedit_batch.data.provenance import COMPOSITE, describe
-from diffedit_batch.data.storage import PROBE, Storage, file_names
+from diffedit_batch.data.images import read_mask, read_picture
+from diffedit_batch.data.storage import PROBE, Storage
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.errors import RowError, StorageError
 from diffedit_batch.models.identity import ModelIdentity, identify
 from diffedit_batch.runtime.compile_cache import shared_compiling
-from diffedit_batch.runtime.records import error_columns
+from diffedit_batch.runtime.device import gpu_memory, prepare_device
+from diffedit_batch.runtime.messages import BundleResult, Group, WorkerInfo
+from diffedit_batch.runtime.writing import failed_row, write_result
 from diffedit_batch.schema import EditRequest
 
 if TYPE_CHECKING:
@@ -36,54 +35,6 @@ if TYPE_CHECKING:
     from diffedit_batch.engine.requests import EditResult
 
 logger = logging.getLogger(__name__)
-
-Group = tuple[EditRequest, ...]
-"""Requests that edit one image."""
-
-
-@dataclass(frozen=True)
-class WorkerInfo:
-    """Where a worker runs, how long its model took to load, and how it calls the network.
-
-    Attributes:
-        host: its name.
-        device: name of the GPU, or `cpu`.
-        load_seconds: until it could edit.
-        batch_size: network evaluations in a full call.
-        is_compiled: whether full calls are.
-        attention: kernels that ran when the model was tried out.
-        start_seconds: of the start by phase: `imports`, `download`, `load` (with all there is to
-            models that score and check edits), `warm_up`, `compile`.
-        gpu_memory_bytes: of its GPU; 0 on a CPU.
-        pid: of its process; its log files end in it.
-    """
-
-    host: str
-    device: str
-    load_seconds: float
-    batch_size: int = 0
-    is_compiled: bool = False
-    attention: tuple[str, ...] = ()
-    start_seconds: dict[str, float] = field(default_factory=dict)
-    gpu_memory_bytes: int = 0
-    pid: int = field(default_factory=os.getpid)
-
-    @property
-    def name(self) -> str:
-        """What it is called where people look: `host:pid`."""
-        return f"{self.host}:{self.pid}"
-
-
-@dataclass(frozen=True)
-class BundleResult:
-    """Result columns of the rows of one `edit` call, the work done since the last one ended, and
-    the memory of the GPU that is in use.
-    """
-
-    rows: list[dict[str, Any]]
-    counters: Counters
-    seconds: dict[str, float]
-    gpu_memory_used_bytes: int = 0
 
 
 @dataclass(eq=False)
@@ -171,7 +122,7 @@ class Worker:
             model.network.is_compiled,
             model.attention_kernels,
             {phase: round(value, 3) for phase, value in seconds.items()},
-            gpu_memory_bytes=_gpu_memory(device)[1],
+            gpu_memory_bytes=gpu_memory(device)[1],
         )
 
     def edit(self, groups: Sequence[Group]) -> BundleResult:
@@ -188,7 +139,7 @@ class Worker:
             counters = self._editor.counters
             new, self._reported = counters - self._reported, counters
             seconds, self._seconds = dict(self._seconds), defaultdict(float)
-        return BundleResult(bundle.rows, new, seconds, _gpu_memory(self._config.device)[0])
+        return BundleResult(bundle.rows, new, seconds, gpu_memory(self._config.device)[0])
 
     def progress(self) -> int:
         """Pictures read, network calls and pictures written so far."""
@@ -208,7 +159,7 @@ class Worker:
             assert group[0].image is not None
             picture = read_picture(group[0].image, **limits)
         except RowError as error:
-            self._add(bundle, [_failed_row(request, error) for request in group])
+            self._add(bundle, [failed_row(request, error) for request in group])
             return
         for request in group:
             try:
@@ -216,7 +167,7 @@ class Worker:
                     masks[request.id] = read_mask(request.mask, **limits)
                 good.append(request)
             except RowError as error:
-                self._add(bundle, [_failed_row(request, error)])
+                self._add(bundle, [failed_row(request, error)])
         prepared = self._editor.prepare(ImageEdits(picture, good, masks)) if good else None
         self._count_seconds("read", started)
         if prepared is not None:
@@ -256,53 +207,10 @@ class Worker:
 
     def _write(self, bundle: _Bundle, result: "EditResult") -> None:
         started = time.perf_counter()
-        if result.error is not None:
-            self._add(bundle, [_failed_row(result.request, result.error)])
-            return
-        policy = self._config.safety.policy
-        if result.is_flagged and policy == "drop":
-            refused = RowError("safety", "Flagged", "the safety checker flags the edited picture")
-            self._add(bundle, [{**_failed_row(result.request, refused), "is_flagged": True}])
-            return
-        picture = blur(result.image) if result.is_flagged and policy == "blur" else result.image
-        width, height = result.size
-        assert result.working_mask is not None
-        working_height, working_width = result.working_mask.shape
-        texts = {}
-        if result.status == "edited":
-            model = self._model
-            texts = describe(
-                result.request, (working_width, working_height), model.name, model.revision
-            )
-        pictures = {"edited": encode_png(picture, texts), "mask": encode_png(result.mask)}
-        if result.map is not None:
-            pictures["map"] = encode_png(result.map)
-        names = file_names(result.request.id, result.request.fingerprint)._asdict()
-        files = {}
-        for kind, data in pictures.items():
-            self._storage.write(names[kind], data)
-            files[f"{kind}_file_name"] = names[kind]
-            files[f"{kind}_sha256"] = hashlib.sha256(data).hexdigest()
-        self._add(
-            bundle,
-            [
-                {
-                    "id": result.request.id,
-                    "status": result.status,
-                    **files,
-                    "digital_source_type": COMPOSITE if texts else "",
-                    "kept_seed": result.request.seed,
-                    "candidates": [one._asdict() for one in result.candidates] or None,
-                    **result.measured(),
-                    "is_flagged": result.is_flagged,
-                    "width": width,
-                    "height": height,
-                    "working_width": working_width,
-                    "working_height": working_height,
-                }
-            ],
-        )
-        self._count_seconds("write", started)
+        columns = write_result(result, self._storage, self._model, self._config.safety.policy)
+        self._add(bundle, [columns])
+        if columns["status"] != "failed":
+            self._count_seconds("write", started)
 
     def _add(self, bundle: _Bundle, rows: list[dict[str, Any]]) -> None:
         with self._lock:
@@ -329,39 +237,6 @@ class Worker:
             self._seconds[phase] += time.perf_counter() - started
 
 
-def prepare_device(config: JobConfig, num_threads: int | None) -> str:
-    """Name the device this process computes on, and keep to its share of it.
-
-    Args:
-        config: the job.
-        num_threads: CPU threads; None leaves torch's choice.
-    """
-    import torch
-
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
-    if config.device == "cpu":
-        return "cpu"
-    if config.cluster.gpus_per_worker < 1:
-        # Else the first worker on a GPU takes the memory of the others when it sizes its calls.
-        torch.cuda.set_per_process_memory_fraction(config.cluster.gpus_per_worker)
-    return torch.cuda.get_device_name()
-
-
-def _gpu_memory(device: str) -> tuple[int, int]:
-    """Bytes of the GPU that are in use, and all of them; 0 and 0 on a CPU."""
-    import torch
-
-    if device == "cpu":
-        return 0, 0
-    free, total = torch.cuda.mem_get_info()
-    return total - free, total
-
-
 def _fail(bundle: _Bundle, error: BaseException) -> None:
     if not bundle.done.done():
         bundle.done.set_exception(error)
-
-
-def _failed_row(request: EditRequest, error: RowError) -> dict[str, Any]:
-    return {"id": request.id, **error_columns(error)}

@@ -3,10 +3,9 @@
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from diffedit_batch.runtime.worker import BundleResult, WorkerInfo
+from diffedit_batch.runtime.messages import BundleResult, WorkerInfo
 
 _RECENT_BUNDLES = 8
 
@@ -22,7 +21,7 @@ class WorkerState:
         gpu_memory_used_bytes: of its GPU, by whomever, when its last bundle came back; 0 on a CPU.
     """
 
-    info: "WorkerInfo"
+    info: WorkerInfo
     is_ready: bool = True
     counts: Counter[str] = field(default_factory=Counter)
     gpu_memory_used_bytes: int = 0
@@ -45,7 +44,7 @@ class WorkerState:
         elapsed = time.monotonic() - since
         return (self.num_rows - num_before) / elapsed if self.is_ready and elapsed > 0 else 0.0
 
-    def deliver(self, result: "BundleResult") -> None:
+    def deliver(self, result: BundleResult) -> None:
         """Count a bundle that it gave back."""
         self.counts.update(row["status"] for row in result.rows)
         self.gpu_memory_used_bytes = result.gpu_memory_used_bytes

@@ -6,11 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffedit_batch.config import JobConfig
-from diffedit_batch.data.generated import CAPTIONS, PROMPTS, Generated, Kind, Text, TextTable
+from diffedit_batch.data.generated import Generated, TextTable
 from diffedit_batch.data.manifest import Manifest
 from diffedit_batch.data.row import ManifestRow
 from diffedit_batch.data.storage import Storage
-from diffedit_batch.errors import ManifestError, RowError
+from diffedit_batch.data.text_files import CAPTIONS, PROMPTS, Kind, Text
+from diffedit_batch.errors import RowError
 
 DOG, CAT = ("dog",), ("cat",)
 
@@ -138,32 +139,6 @@ def test_a_corrected_caption_follows_its_picture(tmp_path: Path) -> None:
     [row] = read(tmp_path / "captions.parquet")
     assert (row["image_key"], row["caption"]) == ("10:2", "a photograph of a dog")
     assert table_of(tmp_path, CAPTIONS, "blip").find(("a.png", "10:2")) == (row["caption"],)
-
-
-@pytest.mark.parametrize(
-    ("rows", "problem"),
-    [
-        ([{"concept": "dog"}], "column 'prompts' is missing"),
-        ([{"concept": "dog", "prompts": ["a dog", " "]}], "row 0 ('dog'): prompts must not be"),
-        ([{"concept": "dog", "prompts": []}], "row 0 ('dog'): prompts must not be empty"),
-        ([{"concept": 1, "prompts": ["a"]}], "row 0: concept must be text"),
-    ],
-    ids=str,
-)
-def test_a_file_that_cannot_be_used_says_why(
-    tmp_path: Path, rows: list[dict[str, Any]], problem: str
-) -> None:
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "prompts.parquet")
-    with pytest.raises(ManifestError) as refused:
-        table_of(tmp_path).find(DOG)
-    assert refused.value.problems[0].startswith(problem)
-    assert "prompts.parquet" in str(refused.value)
-
-
-def test_a_file_that_is_no_parquet_says_so(tmp_path: Path) -> None:
-    (tmp_path / "prompts.parquet").write_bytes(b"concept,prompts")
-    with pytest.raises(ManifestError, match="is not Parquet"):
-        table_of(tmp_path).find(DOG)
 
 
 def rows_of(

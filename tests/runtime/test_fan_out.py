@@ -15,8 +15,8 @@ from diffedit_batch.runtime import driver
 from diffedit_batch.runtime.backlog import Backlog, Bundle
 from diffedit_batch.runtime.driver import run_job
 from diffedit_batch.runtime.fan_out import fan_out
+from diffedit_batch.runtime.messages import WorkerInfo
 from diffedit_batch.runtime.pool import Done, Lost
-from diffedit_batch.runtime.worker import WorkerInfo
 
 Requests = list[tuple[str, str]]
 """Image and order of each row; rows ordered to `die` take their worker with them."""

@@ -10,7 +10,8 @@ from jobs_on_disk import check_output, edits_of, job, write_manifest, write_pict
 
 from diffedit_batch.runtime import driver
 from diffedit_batch.runtime.driver import run_job
-from diffedit_batch.runtime.worker import BundleResult, Worker
+from diffedit_batch.runtime.messages import BundleResult
+from diffedit_batch.runtime.worker import Worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 

@@ -25,10 +25,11 @@ from diffedit_batch.data.storage import PROBE, TEMPORARY, Storage, file_names
 from diffedit_batch.errors import StorageError
 from diffedit_batch.runtime import driver
 from diffedit_batch.runtime.driver import run_job
+from diffedit_batch.runtime.messages import BundleResult, Group, WorkerInfo
 from diffedit_batch.runtime.plan import plan_job
 from diffedit_batch.runtime.selection import Selection
 from diffedit_batch.runtime.status import read_status
-from diffedit_batch.runtime.worker import BundleResult, Group, Worker, WorkerInfo
+from diffedit_batch.runtime.worker import Worker
 from diffedit_batch.schema import FILE_COLUMNS
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]

@@ -6,8 +6,8 @@ import pytest
 from jobs_on_disk import job
 
 from diffedit_batch.models.identity import identify
+from diffedit_batch.runtime.messages import WorkerInfo
 from diffedit_batch.runtime.records import RunState, run_record
-from diffedit_batch.runtime.worker import WorkerInfo
 
 GUIDE = (Path(__file__).parents[2] / "configs" / "cluster" / "README.md").read_text("utf-8")
 SLOW = GUIDE.partition("## When it is slow")[2]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from jobs_on_disk import job, write_pictures
 
-from diffedit_batch.data.generated import Text
+from diffedit_batch.data.text_files import Text
 from diffedit_batch.errors import ModelError
 from diffedit_batch.runtime.text_workers import CaptionsWorker, PromptsWorker, TextResult
 from diffedit_batch.runtime.wanted import TextRequest

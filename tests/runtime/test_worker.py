@@ -18,7 +18,8 @@ from diffedit_batch.errors import ModelError, StorageError
 from diffedit_batch.models.clip import Clip
 from diffedit_batch.models.lpips import Lpips
 from diffedit_batch.models.network import Network
-from diffedit_batch.runtime.worker import BundleResult, Group, Worker
+from diffedit_batch.runtime.messages import BundleResult, Group
+from diffedit_batch.runtime.worker import Worker
 from diffedit_batch.schema import ImageRef
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from diffedit_batch.engine.counters import Counters
 from diffedit_batch.runtime import worker_state
+from diffedit_batch.runtime.messages import BundleResult, WorkerInfo
 from diffedit_batch.runtime.records import RunState
-from diffedit_batch.runtime.worker import BundleResult, WorkerInfo
 from diffedit_batch.runtime.worker_state import WorkerState
 
 

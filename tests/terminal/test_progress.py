@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from diffedit_batch.engine.counters import Counters
+from diffedit_batch.runtime.messages import BundleResult, WorkerInfo
 from diffedit_batch.runtime.records import RunState
-from diffedit_batch.runtime.worker import BundleResult, WorkerInfo
 from diffedit_batch.terminal import logs, progress
 from diffedit_batch.terminal.live import view_of
 
