@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffedit_batch.config import JobConfig, load_config
-from diffedit_batch.errors import OutputHeldError
+from diffedit_batch.errors import OutputHeldError, StorageError
 from diffedit_batch.flags import selection_of
 
 if TYPE_CHECKING:
@@ -201,7 +201,13 @@ def demo(arguments: argparse.Namespace) -> int:
     from diffedit_batch.runtime.selection import UNDONE
 
     folder: Path = arguments.folder
-    config = demo_job(write_demo_manifest(folder), folder / "output")
+    try:
+        manifest = write_demo_manifest(folder)
+    except OSError as error:
+        raise StorageError(
+            f"the demo cannot be written to {folder}: {error.strerror}; name another folder"
+        ) from error
+    config = demo_job(manifest, folder / "output")
     _execute(config, UNDONE, arguments)
     sheet = write_contact_sheet(config.output.uri, folder, folder / "contact-sheet.png")
     print(f"picture: {sheet}")

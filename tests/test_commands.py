@@ -241,3 +241,13 @@ def test_export_says_what_it_wrote_and_what_it_lacks(
             "  no source_image: ImageNotFound: 1",
             f"dataset: {to}  card: README.md",
         ]
+
+
+def test_a_demo_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["demo", str(tmp_path / "file" / "demo")]) == 5
+    said = capsys.readouterr().err
+    assert said == (
+        f"error: the demo cannot be written to {tmp_path}/file/demo: Not a directory;"
+        " name another folder\n"
+    )

@@ -20,7 +20,7 @@ from diffedit_batch import __version__
 from diffedit_batch.data.columns import VARIANT_COLUMNS
 from diffedit_batch.data.ledger import Ledger
 from diffedit_batch.data.storage import Storage
-from diffedit_batch.errors import ConfigError
+from diffedit_batch.errors import ConfigError, StorageError
 from diffedit_batch.report.pictures import Pictures
 from diffedit_batch.report.row_pictures import PICTURED, add_pictures
 from diffedit_batch.report.rows import (
@@ -86,19 +86,37 @@ def build_report(
 
     Raises:
         ConfigError: `folder` is needed, or holds something else.
-        StorageError: there are no results, or they cannot be read.
+        StorageError: there are no results, they cannot be read, or the gallery cannot be written.
     """
     storage = Storage(output_uri)
     folder = find_folder(output_uri, folder)
     table = read_rows(Ledger(storage))
     records = read_records(storage)
+    sources = Sources(storage, records, image_root)
+    try:
+        return _write(storage, table, records, sources, folder, on_progress)
+    except OSError as error:
+        raise StorageError(
+            f"the gallery cannot be written to {folder}: {error.strerror or error}. Make room, or"
+            " name another folder with --to; pictures that are there are reused"
+        ) from error
+
+
+def _write(
+    storage: Storage,
+    table: pa.Table,
+    records: list[dict[str, Any]],
+    sources: Sources,
+    folder: Path,
+    on_progress: Callable[[int, int], None],
+) -> Report:
     for file in _PAGE.iterdir():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / file.name)
     pictures = Pictures(folder / "pictures")
     data = folder / "data" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     data.mkdir(parents=True)
-    show = partial(add_pictures, storage, Sources(storage, records, image_root), pictures)
+    show = partial(add_pictures, storage, sources, pictures)
     missing: Counter[str] = Counter()
     pool = ThreadPoolExecutor(_NUM_THREADS)
     try:

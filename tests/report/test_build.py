@@ -215,6 +215,13 @@ def test_no_results_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    output = write_output(tmp_path, [row("a", 1)])
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StorageError, match=r"file/gallery: Not a directory\..*--to"):
+        build_report(output, tmp_path / "file" / "gallery")
+
+
 def test_a_remote_output_needs_a_folder(tmp_path: Path) -> None:
     local = write_output(tmp_path, [row("a", 1)])
     remote = Storage("memory://report/output")
