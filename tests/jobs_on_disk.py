@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from PIL import Image
 
 from diffedit_batch.config import JobConfig
@@ -63,6 +64,13 @@ def job(folder: Path, model: Path, **sections: dict[str, Any]) -> JobConfig:
     for name, values in sections.items():
         tree[name] = {**tree.get(name, {}), **values}
     return JobConfig.model_validate(tree)
+
+
+def write_config(config: JobConfig, folder: Path) -> Path:
+    """Write a job as its config file in a folder."""
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump()))
+    return path
 
 
 def results(folder: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from fake_worker import FakeWorker
-from jobs_on_disk import edits_of, job, write_manifest, write_pictures
+from jobs_on_disk import edits_of, job, write_config, write_manifest, write_pictures
 
 import diffedit_batch
 from diffedit_batch import cli
@@ -23,10 +23,7 @@ ROOT = Path(diffedit_batch.__file__).parents[1]
 def config(tmp_path: Path) -> Path:
     """A config file of a small job with the embedded model."""
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 3), per_picture=2))
-    tree = job(tmp_path, Path("demo")).model_dump()
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(tree))
-    return path
+    return write_config(job(tmp_path, Path("demo")), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import outputs_on_disk
 import pytest
-import yaml
 from fake_worker import FakeWorker
-from jobs_on_disk import edits_of, job, write_manifest, write_pictures
+from jobs_on_disk import edits_of, job, write_config, write_manifest, write_pictures
 
 from diffedit_batch import cli
 from diffedit_batch.runtime import driver
@@ -16,10 +15,7 @@ from diffedit_batch.runtime import driver
 def config(tmp_path: Path) -> Path:
     """A config file of a small job with the embedded model."""
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 3), per_picture=2))
-    tree = job(tmp_path, Path("demo")).model_dump()
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(tree))
-    return path
+    return write_config(job(tmp_path, Path("demo")), tmp_path)
 
 
 def test_plan_counts_without_a_model(

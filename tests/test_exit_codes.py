@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
-from jobs_on_disk import edits_of, job, results, write_manifest, write_pictures
+from jobs_on_disk import edits_of, job, results, write_config, write_manifest, write_pictures
 
 from diffedit_batch.config import JobConfig
 from diffedit_batch.data.lease import hold_lease
@@ -28,8 +27,7 @@ def start(
     config: JobConfig, folder: Path, code: str = RUN, **variables: str
 ) -> subprocess.Popen[str]:
     """A run in a process of its own, with what it says on stderr."""
-    path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump(config.model_dump()))
+    path = write_config(config, folder)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {"PYTHONPATH": str(Path(__file__).parent), **variables}
     return subprocess.Popen(

@@ -9,9 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from crafted import write_pickled
-from jobs_on_disk import edits_of, job, results, write_manifest, write_pictures
+from jobs_on_disk import edits_of, job, results, write_config, write_manifest, write_pictures
 
 from diffedit_batch import cli
 
@@ -41,11 +40,9 @@ print(sys.argv[1] == "after" or "ray.data" not in sys.modules)
 """
 
 
-def write_config(folder: Path) -> Path:
+def write_job(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(job(folder, Path("demo")).model_dump()))
-    return path
+    return write_config(job(folder, Path("demo")), folder)
 
 
 @pytest.mark.parametrize("before", ["plain", "after"])
@@ -56,7 +53,7 @@ def test_pickled_column_never_executes(tmp_path: Path, before: str) -> None:
     commands: dict[str, list[str]] = {}
     for column in ("note", "source_prompt"):
         folder = tmp_path / column
-        config = write_config(folder)
+        config = write_job(folder)
         write_pickled(folder / "manifest.parquet", plain, column, marker)
         for command in ("plan", "run", "prepare"):
             commands[f"{command} {column}"] = [command, str(config)]
@@ -65,7 +62,7 @@ def test_pickled_column_never_executes(tmp_path: Path, before: str) -> None:
     by_concept = [{**row, "target_concept": "dog"} for row in edits_of(names)]
     for row in by_concept:
         del row["target_prompt"]
-    config = write_config(folder)
+    config = write_job(folder)
     write_manifest(folder, by_concept)
     texts = pa.table({"concept": ["dog"], "prompts": [["a dog"]]})
     write_pickled(folder / "output" / "prompts.parquet", texts, "prompts", marker)
@@ -111,7 +108,7 @@ def test_secrets_of_a_manifest_appear_nowhere(
     write_pictures(tmp_path, 1)
     (tmp_path / "000.png").rename(tmp_path / "a.png")
     write_manifest(tmp_path, rows)
-    config = write_config(tmp_path)
+    config = write_job(tmp_path)
     settings = ["output.max_failed_fraction=1.0", "input.allowed_schemes=[https]"]
     options = [f"--set={setting}" for setting in settings]
     for command in ("plan", "run"):
@@ -144,7 +141,7 @@ def test_secrets_in_a_config_are_refused_and_not_repeated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str
 ) -> None:
     write_manifest(tmp_path, edits_of(["a.png"]))
-    assert cli.main(["plan", str(write_config(tmp_path)), "--set", setting]) == 2
+    assert cli.main(["plan", str(write_job(tmp_path)), "--set", setting]) == 2
     message = "".join(capsys.readouterr())
     assert f"{setting.partition('=')[0]}: holds a password or signature" in message
     assert CANARY not in message

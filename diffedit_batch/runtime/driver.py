@@ -4,6 +4,9 @@ One run in order: manifest checked as a whole, rows already committed skipped, t
 the others lack, workers started, bundles handed to whoever is free, every bundle that returns
 committed as one part, parts merged, `_SUCCESS` written last. Killed at any moment, the same command
 continues.
+
+What imports Ray is imported where workers are started: most runs of a schedule have nothing to do,
+and end before that.
 """
 
 import json
@@ -30,9 +33,6 @@ from diffedit_batch.runtime.selection import UNDONE, Selection
 from diffedit_batch.runtime.survey import Survey
 from diffedit_batch.runtime.wanted import Wanted
 from diffedit_batch.runtime.worker import Worker
-
-# What imports Ray is imported where workers are started: most runs of a schedule have nothing to
-# do, and end before that.
 
 
 def run_job(

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from chaos_worker import ChaosWorker, lines
 from jobs_on_disk import (
     SOURCE,
@@ -23,6 +22,7 @@ from jobs_on_disk import (
     edits_of,
     job,
     picture,
+    write_config,
     write_manifest,
     write_pictures,
 )
@@ -73,8 +73,7 @@ def drive(path: Path, worker: type[Worker]) -> None:
 
 def start(config: JobConfig, folder: Path, worker: type[Worker] = ChaosWorker) -> BaseProcess:
     """A driver in a process of its own."""
-    path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump(config.model_dump()))
+    path = write_config(config, folder)
     process = spawning.Process(target=drive, args=(path, worker))
     process.start()
     return process

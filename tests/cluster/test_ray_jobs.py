@@ -17,10 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
-from jobs_on_disk import check_output, edits_of, job, results, write_manifest, write_pictures
+from jobs_on_disk import (
+    check_output,
+    edits_of,
+    job,
+    results,
+    write_config,
+    write_manifest,
+    write_pictures,
+)
 
-from diffedit_batch.config import JobConfig
 from diffedit_batch.runtime.status import read_status
 
 pytestmark = [
@@ -130,18 +136,12 @@ def head() -> Iterator[Head]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_job(config: JobConfig, folder: Path) -> str:
-    path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump(config.model_dump()))
-    return str(path)
-
-
 def test_a_submitted_job_runs_and_uploads_little(
     head: Head, tmp_path: Path, tiny_model: Path
 ) -> None:
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
-    path = write_job(job(tmp_path, tiny_model), tmp_path)
-    submission = head.submit("python", "jobs/edit_dataset.py", path)
+    path = write_config(job(tmp_path, tiny_model), tmp_path)
+    submission = head.submit("python", "jobs/edit_dataset.py", str(path))
     said, _ = submission.communicate()
     assert submission.returncode == 0, said
     assert read_status(str(tmp_path / "output"))["state"] == "complete"
@@ -159,8 +159,8 @@ def test_a_stopped_job_is_not_success(head: Head, tmp_path: Path) -> None:
     [row] = edits_of(write_pictures(tmp_path, 1))
     row["target_prompt"] = "slow"
     write_manifest(tmp_path, [{**row, "id": str(number)} for number in range(num_rows)])
-    path = write_job(job(tmp_path, Path("demo"), engine={"batch_size": 2}), tmp_path)
-    submission = head.submit("python", "-c", FAKE, path, submission_id="stopped")
+    path = write_config(job(tmp_path, Path("demo"), engine={"batch_size": 2}), tmp_path)
+    submission = head.submit("python", "-c", FAKE, str(path), submission_id="stopped")
     while submission.poll() is None and not list((tmp_path / "output").glob("results/*.parquet")):
         time.sleep(0.05)
     stop = [*RAY, "job", "stop", "stopped"]
@@ -175,8 +175,8 @@ def test_a_stopped_job_is_not_success(head: Head, tmp_path: Path) -> None:
 
 def test_an_output_that_ray_would_delete_is_refused(head: Head, tmp_path: Path) -> None:
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
-    path = write_job(job(tmp_path, Path("demo"), output={"uri": "out/results"}), tmp_path)
-    submission = head.submit("python", "jobs/edit_dataset.py", path)
+    path = write_config(job(tmp_path, Path("demo"), output={"uri": "out/results"}), tmp_path)
+    submission = head.submit("python", "jobs/edit_dataset.py", str(path))
     said, _ = submission.communicate()
     assert submission.returncode == 1
     assert "failed with exit code 2" in said

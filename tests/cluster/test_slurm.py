@@ -14,8 +14,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
-from jobs_on_disk import check_output, edits_of, job, results, write_manifest, write_pictures
+from jobs_on_disk import (
+    check_output,
+    edits_of,
+    job,
+    results,
+    write_config,
+    write_manifest,
+    write_pictures,
+)
 
 from diffedit_batch.config import JobConfig
 
@@ -178,8 +185,7 @@ def write_job(folder: Path, num_rows: int, order: str = "") -> str:
     row["target_prompt"] = order or row["target_prompt"]
     write_manifest(folder, [{**row, "id": str(number)} for number in range(num_rows)])
     config: JobConfig = job(folder, Path("demo"), engine={"batch_size": 2})
-    (folder / "job.yaml").write_text(yaml.safe_dump(config.model_dump()))
-    return str(folder / "job.yaml")
+    return str(write_config(config, folder))
 
 
 def test_two_jobs_on_one_machine_of_which_one_is_interrupted_and_requeued(

@@ -4,8 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from jobs_on_disk import check_output, edits_of, job, results, write_manifest, write_pictures
+from jobs_on_disk import (
+    check_output,
+    edits_of,
+    job,
+    results,
+    write_config,
+    write_manifest,
+    write_pictures,
+)
 from outputs_on_disk import row, write_output
 
 from diffedit_batch import cli
@@ -118,8 +125,7 @@ def test_a_policy_without_a_safety_checker_exits_2_before_anything_starts(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(job(tmp_path, tiny_model).model_dump()))
+    path = write_config(job(tmp_path, tiny_model), tmp_path)
     for command in ("plan", "run"):
         assert cli.main([command, str(path), "--set=safety.policy=keep"]) == 2
         message = capsys.readouterr().err

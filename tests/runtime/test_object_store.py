@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from fake_worker import FakeWorker
-from jobs_on_disk import edits_of, job, write_manifest, write_pictures
+from jobs_on_disk import edits_of, job, write_config, write_manifest, write_pictures
 from PIL import Image
 from results_on_disk import content, pictures, results
 from s3_server import BUCKET, Fault, S3Server
@@ -195,9 +194,8 @@ def test_a_bucket_that_is_not_there_is_said_at_once(
     message: str,
 ) -> None:
     write_manifest(tmp_path, edits_of(write_pictures(tmp_path, 1)))
-    config = job(tmp_path, Path("demo"), **sections)
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump()))
-    assert cli.main(["run", str(tmp_path / "job.yaml")]) == code
+    path = write_config(job(tmp_path, Path("demo"), **sections), tmp_path)
+    assert cli.main(["run", str(path)]) == code
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert message in said

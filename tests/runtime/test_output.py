@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from jobs_on_disk import edits_of, job, results, tree_bytes, write_manifest, write_pictures
+from jobs_on_disk import (
+    edits_of,
+    job,
+    results,
+    tree_bytes,
+    write_config,
+    write_manifest,
+    write_pictures,
+)
 from s3_server import BUCKET, Fault, S3Server
 
 from diffedit_batch import cli
@@ -39,9 +46,7 @@ def failing_job(folder: Path, uri: str | None = None) -> JobConfig:
 
 def command(config: JobConfig, folder: Path, *options: str) -> list[str]:
     """The command line that runs a job."""
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config.model_dump()))
-    return ["run", str(path), *options]
+    return ["run", str(write_config(config, folder)), *options]
 
 
 def test_a_second_run_is_refused_and_may_be_skipped(
